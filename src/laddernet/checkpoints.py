@@ -1,0 +1,217 @@
+"""Run folders: what a training run leaves behind, and reading it back.
+
+A run folder holds ``weights.safetensors`` (the ladder's tensors and the input scaling), ``config.json`` (what
+rebuilds the estimator, and what it was trained on), ``history.jsonl`` (a line an epoch) and ``metrics.json``. It
+is written beside its place and renamed, so that it is complete or absent. No file in it is a pickle.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from laddernet import __version__
+from laddernet.errors import RunError
+from laddernet.estimators import LadderClassifier, LadderRegressor
+from laddernet.scaling import Scaling
+
+FORMAT = 1
+_ESTIMATORS = {"LadderClassifier": LadderClassifier, "LadderRegressor": LadderRegressor}
+_CONFIG_FIELDS = {
+    "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
+}  # fmt: skip
+_LADDER, _CENTER, _SCALE = "ladder.", "scaling.center", "scaling.scale"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder's content.
+
+    Attributes
+    ----------
+    model : LadderClassifier or LadderRegressor
+        Fitted, on the CPU.
+    training : dict
+        What it was trained on, as given to `save_run`.
+    metrics : dict
+    """
+
+    model: LadderClassifier | LadderRegressor
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Raise RunError if a run cannot go to `folder`: something is there, and it is not to be overwritten."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise RunError(f"{folder} exists already. Name another folder with --out, or give --overwrite.")
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten.")
+
+
+def save_run(
+    folder: Path,
+    model: LadderClassifier | LadderRegressor,
+    *,
+    training: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write a fitted estimator as a run folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Must not exist, unless `overwrite`; parents are made.
+    model : LadderClassifier or LadderRegressor
+        Fitted.
+    training : mapping
+        What it was trained on: anything that goes to JSON.
+    metrics : mapping
+        What was measured.
+    overwrite : bool
+        Replace an existing run, only once the new one is complete.
+
+    Raises
+    ------
+    RunError
+        If `folder` is taken.
+    OSError
+        If it cannot be written; what was there stays.
+    """
+    check_free(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(_tensors(model), beside / "weights.safetensors")
+        _write(beside / "config.json", _config(model, training))
+        lines = [json.dumps(record) + "\n" for record in model.history_]
+        (beside / "history.jsonl").write_text("".join(lines), encoding="utf-8")
+        _write(beside / "metrics.json", dict(metrics))
+        for path in beside.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        beside.chmod(0o755)
+        _replace(beside, folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder back.
+
+    Raises
+    ------
+    RunError
+        If it is not a complete run folder of this format; the message says what is wrong with which file.
+    """
+    config = _read(folder / "config.json")
+    if config.get("format") != FORMAT:
+        raise RunError(f"{folder} has run format {config.get('format')!r}; this version reads format {FORMAT}.")
+    if unexpected := set(config) ^ _CONFIG_FIELDS:
+        raise RunError(f"{folder / 'config.json'} has missing or unknown fields: {', '.join(sorted(unexpected))}.")
+    try:
+        model = _rebuild(config)
+        _load_weights(model, folder / "weights.safetensors", config["n_features_in"])
+        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        model.history_ = [json.loads(line) for line in lines]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{folder} is not a usable run: {error}") from error
+    model.n_iter_ = len(model.history_)
+    return Run(model=model, training=config["training"], metrics=_read(folder / "metrics.json"))
+
+
+def _tensors(model: LadderClassifier | LadderRegressor) -> dict[str, torch.Tensor]:
+    state = {_LADDER + name: tensor.cpu().contiguous() for name, tensor in model.ladder_.state_dict().items()}
+    scaling = {_CENTER: model.scaling_.center, _SCALE: model.scaling_.scale}
+    return state | {name: torch.from_numpy(array) for name, array in scaling.items()}
+
+
+def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = model.get_params()
+    if not isinstance(parameters["random_state"], (int, np.integer)):
+        parameters["random_state"] = None
+    if isinstance(model, LadderClassifier):
+        labels = {"classes": model.classes_.tolist(), "dtype": model.classes_.dtype.str}
+    else:
+        labels = {"mean": model.y_mean_, "scale": model.y_scale_}
+    names = getattr(model, "feature_names_in_", None)
+    return {
+        "format": FORMAT,
+        "laddernet": __version__,
+        "estimator": type(model).__name__,
+        "parameters": parameters,
+        "labels": labels,
+        "n_features_in": model.n_features_in_,
+        "feature_names_in": None if names is None else names.tolist(),
+        "training": dict(training),
+    }
+
+
+def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
+    parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in config["parameters"].items()}
+    model: LadderClassifier | LadderRegressor = _ESTIMATORS[config["estimator"]](**parameters)
+    labels, features = config["labels"], config["n_features_in"]
+    if isinstance(model, LadderClassifier):
+        model.classes_ = np.array(labels["classes"], dtype=np.dtype(labels["dtype"]))
+    else:
+        model.y_mean_, model.y_scale_ = float(labels["mean"]), float(labels["scale"])
+    model.n_features_in_ = features
+    if config["feature_names_in"] is not None:
+        model.feature_names_in_ = np.array(config["feature_names_in"], dtype=object)
+    model._n_features_out = (features, *model.hidden_layer_sizes)[-1]
+    return model
+
+
+def _load_weights(model: LadderClassifier | LadderRegressor, path: Path, features: int) -> None:
+    tensors = load_file(path)
+    model.scaling_ = Scaling(tensors.pop(_CENTER).numpy(), tensors.pop(_SCALE).numpy())
+    if model.scaling_.center.shape != (features,) or model.scaling_.scale.shape != (features,):
+        raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
+    ladder = model._build_ladder(features, seed=0, device=torch.device("cpu"))
+    ladder.load_state_dict({name.removeprefix(_LADDER): tensor for name, tensor in tensors.items()})
+    model.ladder_ = ladder.eval()
+
+
+def _replace(complete: Path, folder: Path) -> None:
+    """Put a complete folder in its place; an old one makes way and is deleted last."""
+    if not folder.exists():
+        complete.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "run"
+    folder.rename(old)
+    try:
+        complete.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path.parent} is not a run folder: {path.name} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: it does not hold a JSON object.")
+    return content

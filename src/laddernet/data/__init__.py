@@ -1,0 +1,16 @@
+"""Data sets by name, ready for the estimators, and the choice of labelled rows."""
+
+from laddernet.data.datasets import DATASETS, Dataset, DatasetInfo, data_folder, fetch, load, missing_files
+from laddernet.data.labels import choose_labeled, hide_labels
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetInfo",
+    "choose_labeled",
+    "data_folder",
+    "fetch",
+    "hide_labels",
+    "load",
+    "missing_files",
+]

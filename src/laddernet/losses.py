@@ -1,0 +1,109 @@
+"""What the top of the ladder answers: its output activation and its supervised cost.
+
+A task maps the top rung's values (logits, before any activation) to an answer, and to a cost against labels.
+The costs start from the logits, so that no softmax or sigmoid is applied twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One kind of supervised task.
+
+    Parameters
+    ----------
+    activate : callable
+        Logits of shape (batch, outputs) to the answer of the same shape: probabilities or values. It is also
+        what the noisy path sends into the decoder.
+    cost : callable
+        ``(logits, y)`` to a scalar, the mean over rows.
+    """
+
+    activate: Callable[[Tensor], Tensor]
+    cost: Callable[[Tensor, Tensor], Tensor]
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, dim=1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean over rows of ``-log softmax(logits)[y]``.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (batch, classes)
+    y : int64 Tensor of shape (batch,), each in 0 .. classes - 1
+
+    Raises
+    ------
+    ValueError
+        If `y` has another shape or dtype, or (checked on the CPU) a label out of range.
+    """
+    if y.dim() != 1 or len(y) != len(logits) or y.dtype != torch.int64:
+        raise ValueError(
+            f"y must be an int64 tensor of shape ({len(logits)},), one class index a labelled row, "
+            f"got {y.dtype} of shape {tuple(y.shape)}."
+        )
+    if y.device.type == "cpu" and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+        raise ValueError(
+            f"y must hold class indices in 0..{logits.shape[1] - 1}, got {int(y.min())}..{int(y.max())}. "
+            "Rows without a label belong in x_unlabeled only."
+        )
+    return functional.cross_entropy(logits, y)
+
+
+def _same_shape(output: Tensor, y: Tensor) -> Tensor:
+    y = y.unsqueeze(1) if y.dim() == 1 else y
+    if y.shape != output.shape or not y.is_floating_point():
+        raise ValueError(
+            f"y must be a floating-point tensor of shape {tuple(output.shape)}, "
+            f"got {y.dtype} of shape {tuple(y.shape)}."
+        )
+    return y
+
+
+def squared_error(output: Tensor, y: Tensor) -> Tensor:
+    """Mean over all elements of ``(output - y)^2``; `y` standardised (mean 0, variance 1) by the caller.
+
+    Parameters
+    ----------
+    output : Tensor of shape (batch, outputs)
+    y : Tensor of shape (batch, outputs), or (batch,) for one output
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree, or `y` is not of a floating-point type.
+    """
+    return functional.mse_loss(output, _same_shape(output, y))
+
+
+def binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean over all elements of the logistic cost; `y` in [0, 1], one column a label, floating point.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (batch, labels)
+    y : Tensor of shape (batch, labels)
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree, or `y` is not of a floating-point type.
+    """
+    return functional.binary_cross_entropy_with_logits(logits, _same_shape(logits, y))
+
+
+TASKS: dict[str, Task] = {
+    "classification": Task(activate=_softmax, cost=cross_entropy),
+    "regression": Task(activate=lambda output: output, cost=squared_error),
+    "multilabel": Task(activate=torch.sigmoid, cost=binary_cross_entropy),
+}
+"""The tasks by the name that `Ladder` takes."""

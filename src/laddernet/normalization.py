@@ -1,0 +1,163 @@
+"""Batch normalisation of one stream, and the statistics that prediction uses.
+
+A *stream* is a set of rows that share their batch statistics: labelled, unlabelled-noisy or unlabelled-clean
+rows (docs/algorithm.md, "Streams"). Everything here is per feature: dimension 1 of a tensor of shape
+(batch, features) or (batch, channels, *positions); all other dimensions are averaged over.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+EPSILON = 1e-10
+"""Added to every variance, as in the paper's own experiments."""
+
+
+def per_feature(vector: Tensor, like: Tensor) -> Tensor:
+    """View a vector of one entry a feature so that it broadcasts against `like`.
+
+    Parameters
+    ----------
+    vector : Tensor of shape (features,)
+    like : Tensor of shape (batch, features, *positions)
+
+    Returns
+    -------
+    Tensor of shape (features,), or (features, 1, ..., 1) where `like` has positions.
+    """
+    return vector if like.dim() == 2 else vector.view(-1, *[1] * (like.dim() - 2))
+
+
+class Normalized(NamedTuple):
+    """A normalised stream and the statistics that normalised it; gradients flow through all three.
+
+    Attributes
+    ----------
+    z : Tensor of shape (batch, features, *positions)
+    mean : Tensor of shape (features,)
+    inverse_std : Tensor of shape (features,)
+        ``1 / sqrt(var + 1e-10)`` with the biased variance.
+    """
+
+    z: Tensor
+    mean: Tensor
+    inverse_std: Tensor
+
+
+def batch_normalize(z_pre: Tensor) -> Normalized:
+    """Normalise a stream with its own batch statistics: ``(z_pre - mean) / sqrt(var + 1e-10)``.
+
+    No parameters are learned; the variance is the biased one.
+
+    Parameters
+    ----------
+    z_pre : Tensor of shape (batch, features, *positions)
+
+    Returns
+    -------
+    Normalized
+    """
+    return Normalized(*_BatchNormalize.apply(z_pre))  # type: ignore[no-untyped-call]
+
+
+def normalize(z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
+    """``(z - mean) * inverse_std``, with the statistics of another stream or of the training data."""
+    return (z - per_feature(mean, z)) * per_feature(inverse_std, z)
+
+
+class _BatchNormalize(torch.autograd.Function):
+    """Torch's fused kernel, with gradients through the statistics as well, which the kernel alone drops.
+
+    With n rows (and positions) a feature: d mean / d z_pre = 1 / n, d inverse_std / d z_pre = - inverse_std^2 z / n.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, z_pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z, mean, inverse_std = torch.native_batch_norm(z_pre, None, None, None, None, True, 0.0, EPSILON)
+        ctx.save_for_backward(z_pre, mean, inverse_std)
+        ctx.set_materialize_grads(False)
+        return z, mean, inverse_std
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_z: Tensor | None, grad_mean: Tensor | None, grad_inverse_std: Tensor | None
+    ) -> Tensor | None:
+        z_pre, mean, inverse_std = ctx.saved_tensors
+        grad: Tensor | None = None
+        if grad_z is not None:
+            grad = torch.ops.aten.native_batch_norm_backward(
+                grad_z, z_pre, None, None, None, mean, inverse_std, True, EPSILON, (True, False, False)
+            )[0]
+        n = z_pre.numel() // len(mean)
+        if grad_mean is not None:
+            through_mean = per_feature(grad_mean / n, z_pre)
+            grad = through_mean.expand_as(z_pre) if grad is None else grad + through_mean
+        if grad_inverse_std is not None:
+            z = normalize(z_pre, mean, inverse_std)
+            through_std = z * per_feature(grad_inverse_std * inverse_std.square() / -n, z_pre)
+            grad = through_std if grad is None else grad + through_std
+        return grad
+
+
+class Statistics(nn.Module):
+    """Mean and biased variance of each feature over the training data, for prediction.
+
+    Holds either running averages over the batches of training (`update`) or the exact statistics of a pass
+    over the data (`reset`, then `accumulate`).
+
+    Parameters
+    ----------
+    features : int
+        Number of features (units or channels).
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("var", torch.ones(features))
+
+    @torch.no_grad()
+    def update(self, batch: Normalized, weight: Tensor) -> None:
+        """Count one training batch into the running averages.
+
+        The batch's variance is multiplied by n / (n - 1), since that of n rows about their own mean is too
+        small by that factor on average; the running average then tends to the variance over all rows.
+
+        Parameters
+        ----------
+        batch : Normalized
+            What `batch_normalize` returned.
+        weight : Tensor, scalar in (0, 1]
+            Weight of this batch against all before.
+        """
+        n = batch.z.numel() // batch.z.shape[1]
+        var = batch.inverse_std.detach().pow(-2).sub_(EPSILON).mul_(n / (n - 1))
+        self.mean.lerp_(batch.mean.detach(), weight)
+        self.var.lerp_(var, weight)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget everything: mean 0, variance 1."""
+        self.mean.zero_()
+        self.var.fill_(1.0)
+
+    @torch.no_grad()
+    def accumulate(self, z_pre: Tensor, rows_before: int) -> None:
+        """Count a batch into exact statistics; `rows_before` rows have been counted since `reset`.
+
+        Pools the mean and variance of two groups of rows (Chan, Golub and LeVeque 1983).
+        """
+        var, mean = torch.var_mean(z_pre, dim=[d for d in range(z_pre.dim()) if d != 1], correction=0)
+        weight = len(z_pre) / (rows_before + len(z_pre))
+        delta = mean - self.mean
+        self.mean += weight * delta
+        self.var += weight * (var - self.var) + weight * (1 - weight) * delta.square()
+
+    def normalize(self, z_pre: Tensor) -> Tensor:
+        """Normalise with these statistics: the answer for a row does not depend on the other rows."""
+        return normalize(z_pre, self.mean, torch.rsqrt(self.var + EPSILON))

@@ -1,0 +1,80 @@
+"""Progress of a training run on the standard error stream: a bar on a terminal, plain lines elsewhere."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from laddernet.training import Callback, EpochRecord
+
+_PLAIN_LINES = 10
+
+
+def progress(console: Console | None = None, *, title: str = "training") -> Callback:
+    """Return a callback that shows the epoch, cost, learning rate, error and the time left.
+
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        Where to; by default the standard error stream.
+    title : str
+        What is being trained.
+    """
+    console = console or Console(stderr=True)
+    return _Bar(console, title) if console.is_terminal else _Lines(console, title)
+
+
+def _describe(record: EpochRecord) -> str:
+    parts = [f"cost {record['cost']:.4g}", f"learning rate {record['learning_rate']:.2g}"]
+    if "validation_error" in record:
+        parts.append(f"validation error {record['validation_error']:.4g}")
+    return ", ".join(parts)
+
+
+class _Bar(Callback):
+    def __init__(self, console: Console, title: str) -> None:
+        self.title = title
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+
+    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
+        self.epochs = epochs
+        self.task = self.progress.add_task(f"{self.title}: epoch 1/{epochs}", total=epochs * steps_per_epoch)
+        self.progress.start()
+
+    def on_step_end(self) -> None:
+        assert self.task is not None
+        self.progress.advance(self.task)
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        assert self.task is not None
+        text = f"{self.title}: epoch {record['epoch']}/{self.epochs}, {_describe(record)}"
+        self.progress.update(self.task, description=text)
+
+    def on_train_end(self) -> None:
+        self.progress.stop()
+
+
+class _Lines(Callback):
+    def __init__(self, console: Console, title: str) -> None:
+        self.console = console
+        self.title = title
+
+    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
+        self.epochs = epochs
+        self.seconds = 0.0
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        self.seconds += record["seconds"]
+        epoch = record["epoch"]
+        if epoch * _PLAIN_LINES // self.epochs > (epoch - 1) * _PLAIN_LINES // self.epochs:
+            left = self.seconds / epoch * (self.epochs - epoch)
+            self.console.print(
+                f"{self.title}: epoch {epoch}/{self.epochs}, {_describe(record)}, {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )

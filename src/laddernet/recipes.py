@@ -1,0 +1,161 @@
+"""The settings of known experiments, by name: the paper's rows, and digits.
+
+Facts and figures are those of docs/algorithm.md, "Settings". A recipe says what to train on and with which
+arguments of `LadderClassifier`; `reproduce` runs it over seeds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+VARIANTS = ("full", "gamma", "bottom", "baseline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One experiment: a data set, a number of labels, and the settings of a `LadderClassifier`.
+
+    Attributes
+    ----------
+    name, dataset : str
+    labels : int or None
+        How many rows keep their label, balanced over the classes; None for all.
+    hidden_layer_sizes, variant, noise_std, denoising_weights, learning_rate, decay_start, batch_size, max_epochs
+        As in `LadderClassifier`.
+    baseline_noise_std : float or tuple of float
+        The noise of the supervised-only network that is trained beside it.
+    paper : str
+        The test error in percent that the paper gives, as mean ± standard deviation; a star marks figures not
+        confirmed against the paper itself. Empty where there is none.
+    """
+
+    name: str
+    dataset: str
+    labels: int | None
+    hidden_layer_sizes: tuple[int, ...]
+    variant: str = "full"
+    noise_std: float | tuple[float, ...] = 0.3
+    denoising_weights: tuple[float, ...] | Literal["auto"]
+    learning_rate: float = 0.002
+    decay_start: float = 2 / 3
+    batch_size: int = 100
+    max_epochs: int
+    baseline_noise_std: float | tuple[float, ...] = 0.3
+    paper: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """Return arguments for `LadderClassifier`; the inputs are pixels in 0..1, and stay so."""
+        own = ("name", "dataset", "labels", "baseline_noise_std", "paper")
+        chosen = {name: value for name, value in asdict(self).items() if name not in own}
+        return chosen | {"input_scaling": "none"}
+
+    def baseline(self) -> "Recipe":
+        """Return the supervised-only network on the same labels: no decoder, noise and normalisation stay."""
+        return replace(
+            self,
+            name=f"{self.name}-baseline",
+            variant="baseline",
+            noise_std=self.baseline_noise_std,
+            paper="",
+        )
+
+
+_MNIST_LAYERS = (1000, 500, 250, 250, 250)
+_MNIST_BASELINE_NOISE = (0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+
+
+def _mnist(labels: int | None, full: tuple[float, float, float], paper: str, **others: Any) -> Recipe:
+    input_weight, first, rest = full
+    return Recipe(
+        name=f"mnist-{labels or 'all'}",
+        dataset="mnist",
+        labels=labels,
+        hidden_layer_sizes=_MNIST_LAYERS,
+        denoising_weights=(input_weight, first, *[rest] * 5),
+        max_epochs=150,
+        baseline_noise_std=_MNIST_BASELINE_NOISE,
+        paper=paper,
+        **others,
+    )
+
+
+def _variants(full: Recipe, *, bottom: float, gamma: float, papers: tuple[str, str, str]) -> list[Recipe]:
+    """Return a row's bottom, gamma and baseline recipes; their noise is 0.3 in every layer but the baseline's."""
+    zeros = (0.0,) * 6
+    return [
+        replace(
+            full,
+            name=f"{full.name}-bottom",
+            variant="bottom",
+            noise_std=0.3,
+            denoising_weights=(bottom, *zeros),
+            paper=papers[0],
+        ),
+        replace(
+            full,
+            name=f"{full.name}-gamma",
+            variant="gamma",
+            noise_std=0.3,
+            denoising_weights=(*zeros, gamma),
+            paper=papers[1],
+        ),
+        replace(full.baseline(), denoising_weights=(0.0, *zeros), paper=papers[2]),
+    ]
+
+
+def _all_recipes() -> dict[str, Recipe]:
+    digits = Recipe(
+        name="digits-50",
+        dataset="digits",
+        labels=50,
+        hidden_layer_sizes=(250, 250),
+        denoising_weights=(1000.0, 10.0, 0.1, 0.1),
+        max_epochs=100,
+    )
+    mnist_50 = _mnist(50, (2000, 20, 0.1), "1.62 ± 0.65")
+    mnist_100 = _mnist(100, (1000, 10, 0.1), "1.06 ± 0.37")
+    mnist_1000 = _mnist(1000, (2000, 20, 0.1), "0.84 ± 0.08", noise_std=(0.3, *[0.2] * 6))
+    mnist_all = _mnist(None, (1000, 1, 0.01), "0.57 ± 0.02")
+    recipes = [
+        digits,
+        digits.baseline(),
+        mnist_50,
+        mnist_100,
+        *_variants(mnist_100, bottom=5000, gamma=0.5, papers=("1.09*", "3.06*", "21.7*")),
+        replace(mnist_100, name="mnist-100-10-epochs", max_epochs=10, paper=""),
+        mnist_1000,
+        *_variants(mnist_1000, bottom=2000, gamma=10, papers=("0.90*", "1.53*", "5.70*")),
+        mnist_all,
+        *_variants(mnist_all, bottom=2000, gamma=2, papers=("0.59*", "0.78*", "0.80 ± 0.03")),
+    ]
+    return {recipe.name: recipe for recipe in recipes}
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(_all_recipes())
+"""Every recipe by its name."""
+
+
+def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
+    """Return a data set's recipe of a variant whose number of labels is nearest, by ratio, with `labels` put in.
+
+    Parameters
+    ----------
+    dataset : str
+    labels : int or None
+        None for the labels of the data set's first recipe.
+    variant : {"full", "gamma", "bottom", "baseline"}
+        Where no recipe has it, the full one's settings with that variant's default weights.
+    """
+    of_dataset = [r for r in RECIPES.values() if r.dataset == dataset and not r.name.endswith("-epochs")]
+    full = [r for r in of_dataset if r.variant == "full"]
+    candidates = [r for r in of_dataset if r.variant == variant] or [
+        replace(r, variant=variant, denoising_weights="auto") for r in full
+    ]
+    wanted = labels or full[0].labels or 0
+
+    def distance(candidate: Recipe) -> float:
+        available = candidate.labels or 60_000
+        return max(available / wanted, wanted / available)
+
+    return replace(min(candidates, key=distance), labels=wanted)

@@ -1,0 +1,181 @@
+"""Recipes run over seeds, each result written as soon as it is there."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from laddernet.data import Dataset, hide_labels, load
+from laddernet.errors import RunError
+from laddernet.recipes import Recipe
+from laddernet.training import Callback
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One recipe trained with one seed.
+
+    Attributes
+    ----------
+    model : LadderClassifier
+        The trained estimator.
+    test_error : float
+        Percent of the test rows.
+    seconds : float
+        Of training and calibration.
+    """
+
+    model: Any
+    test_error: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and in which precision to run.
+
+    Attributes
+    ----------
+    device, precision : str
+        As in `LadderClassifier`.
+    data_dir : Path or None
+        See `laddernet.data.data_folder`.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    data_dir: Path | None = field(default=None)
+
+
+def labels_for(recipe: Recipe, data: Dataset, *, seed: int) -> np.ndarray[Any, Any]:
+    """Return the training labels that a recipe keeps with this seed, -1 for all others."""
+    return data.y_train if recipe.labels is None else hide_labels(data.y_train, recipe.labels, seed=seed)
+
+
+def run_recipe(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    seed: int,
+    machine: Machine,
+    callback: Callback | None = None,
+) -> Outcome:
+    """Train a recipe with one seed, which fixes the labelled rows and all else random, and test it."""
+    from laddernet.estimators import LadderClassifier
+
+    model = LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
+    started = time.perf_counter()
+    model.fit(data.x_train, labels_for(recipe, data, seed=seed), callback=callback or Callback())
+    seconds = time.perf_counter() - started
+    test_error = 100 * (1 - model.score(data.x_test, data.y_test))
+    return Outcome(model=model, test_error=test_error, seconds=seconds)
+
+
+def reproduce(
+    recipe: Recipe,
+    *,
+    seed: int,
+    out: Path,
+    machine: Machine,
+    callback: Callback | None = None,
+) -> dict[str, Any] | None:
+    """Run a recipe with one seed and append the result to ``out / "<recipe>.json"``.
+
+    The file is ``{"recipe": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always complete.
+
+    Returns
+    -------
+    dict or None
+        The new entry; None where the file has this seed already.
+
+    Raises
+    ------
+    RunError
+        If the file is there but is not such a file; it is left as it is.
+    """
+    path = out / f"{recipe.name}.json"
+    if seed in {entry["seed"] for entry in read_results(path, recipe)}:
+        return None
+    commit = _commit()  # of the code that runs, whatever is committed meanwhile
+    data = load(recipe.dataset, data_dir=machine.data_dir, seed=seed)
+    outcome = run_recipe(recipe, data, seed=seed, machine=machine, callback=callback)
+    last = outcome.model.history_[-1]
+    entry = {
+        "seed": seed,
+        "test_error": round(outcome.test_error, 4),
+        "cost": last["cost"],
+        "seconds": round(outcome.seconds, 1),
+        "epochs": outcome.model.n_iter_,
+        "precision": outcome.model.precision_,
+        "commit": commit,
+        "versions": {name: version(name) for name in ("laddernet", "torch", "numpy", "scikit-learn")},
+        "machine": _describe_machine(str(outcome.model.ladder_.steps.device)),
+    }
+    entries = [*read_results(path, recipe), entry]  # read again: another process may have added one
+    _write_json(path, {"recipe": recipe.name, "seeds": sorted(entries, key=lambda e: int(e["seed"]))})
+    return entry
+
+
+def read_results(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the entries of a results file; none where there is no file.
+
+    Raises
+    ------
+    RunError
+        If it is not a results file of this recipe.
+    """
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = content["seeds"]
+        valid = content["recipe"] == recipe.name and all("test_error" in e and "seed" in e for e in entries)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not a results file ({error}); move it away, it is left as it is.") from error
+    if not valid:
+        raise RunError(f"{path} is not a results file of {recipe.name}; move it away, it is left as it is.")
+    return entries
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _commit() -> str:
+    """The commit of a source checkout (with + where it was changed), else empty."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _describe_machine(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

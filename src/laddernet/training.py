@@ -1,0 +1,274 @@
+"""The training loop: batches, schedule, one optimiser, a record an epoch."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+from laddernet.errors import TrainingError
+from laddernet.ladder import Costs, Ladder
+
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float64")
+
+
+class EpochRecord(TypedDict):
+    """What `history_` and `history.jsonl` hold for each epoch.
+
+    `epoch` counts from 1; `seconds` is the epoch's own time; `learning_rate` was read back from the optimiser at
+    the epoch's last step; costs are means over the epoch's steps, `denoising_costs` one a layer, unweighted, None
+    where the weight is 0.
+    """
+
+    epoch: int
+    seconds: float
+    learning_rate: float
+    cost: float
+    supervised_cost: float
+    denoising_costs: list[float | None]
+    validation_error: NotRequired[float]
+
+
+class Callback:
+    """Watches a training run; subclass it and override what is of interest."""
+
+    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """Called once, before the first step."""
+
+    def on_step_end(self) -> None:
+        """Called after each step."""
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        """Called with each epoch's record."""
+
+    def on_train_end(self) -> None:
+        """Called once, also when training is broken off by an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train; see `train`.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the unlabelled rows.
+    batch_size : int
+        Rows of each stream in a step.
+    learning_rate : float
+        Adam's, until the decay starts.
+    decay_start : float in [0, 1]
+        Share of all steps after which the learning rate falls linearly to 0. The paper's is 2/3.
+    precision : {"auto", "float32", "bfloat16", "float64"}
+        Of the matrix products; all else stays in the ladder's own type. "auto" is float32.
+    patience : int, optional
+        Stop after that many epochs without a lower validation error, and go back to the best epoch's weights.
+    """
+
+    epochs: int = 150
+    batch_size: int = 100
+    learning_rate: float = 0.002
+    decay_start: float = 2 / 3
+    precision: Precision = "auto"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be at least 2: one row has no variance.")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
+        if not 0 <= self.decay_start <= 1:
+            raise ValueError(f"decay_start must be between 0 and 1, got {self.decay_start}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, got {self.patience}.")
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """Factor on the learning rate: 1 for the first steps, then linearly to 0 at the end, and 0 ever after.
+
+    Deviation: the original lowers the rate once an epoch; here it falls a step at a time.
+
+    Parameters
+    ----------
+    steps : int
+        All steps of the run.
+    start : float in [0, 1]
+        Share of the steps before the decay.
+    """
+
+    steps: int
+    start: float
+
+    def __call__(self, step: int) -> float:
+        """Return the factor for step 0, 1, ..."""
+        remaining = max(self.steps - step, 0)
+        decaying = self.steps * (1 - self.start)
+        return 1.0 if remaining >= decaying else remaining / decaying
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """Return what "auto" stands for, float32; other precisions stand for themselves."""
+    return "float32" if precision == "auto" else precision
+
+
+def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield row numbers, endlessly: pass after pass, each shuffled anew, without replacement within a pass.
+
+    A last batch shorter than the others is dropped from its pass (its rows come in another); where the rows are
+    fewer than a batch, or just one, every batch is all of them.
+
+    Parameters
+    ----------
+    rows : int
+    batch_size : int
+    generator : torch.Generator
+        On the CPU.
+
+    Yields
+    ------
+    int64 Tensor of shape (min(rows, batch_size),)
+    """
+    while True:
+        order = torch.randperm(rows, generator=generator)
+        for start in range(0, max(rows - batch_size, 0) + 1, batch_size):
+            yield order[start : start + batch_size]
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Whole batches in one pass over the rows, at least one."""
+    return max(rows // batch_size, 1)
+
+
+def train(
+    ladder: Ladder,
+    x: Tensor,
+    x_labeled: Tensor,
+    y: Tensor,
+    config: TrainingConfig,
+    *,
+    generator: torch.Generator,
+    validate: Callable[[Ladder], float] | None = None,
+    callback: Callback | None = None,
+) -> list[EpochRecord]:
+    """Train a ladder in place and set its statistics to the exact ones.
+
+    Parameters
+    ----------
+    ladder : Ladder
+    x : Tensor of shape (rows, features)
+        All training rows, the labelled ones included: the unlabelled stream. On the ladder's device.
+    x_labeled : Tensor of shape (labelled rows, features)
+    y : Tensor
+        Their labels, in the form that the ladder's task takes.
+    config : TrainingConfig
+    generator : torch.Generator
+        On the CPU; shuffles both streams, independently.
+    validate : callable, optional
+        Measures an error after each epoch, from rows that training does not see.
+    callback : Callback, optional
+
+    Returns
+    -------
+    list of EpochRecord
+
+    Raises
+    ------
+    TrainingError
+        If a cost becomes infinite or NaN.
+    """
+    optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)
+    per_epoch = steps_per_epoch(len(x), config.batch_size)
+    decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
+    unlabeled_batches = batches(len(x), config.batch_size, generator)
+    labeled_batches = batches(len(x_labeled), config.batch_size, generator)
+    callback = callback or Callback()
+    history: list[EpochRecord] = []
+    best: _Best | None = None
+    callback.on_train_begin(config.epochs, per_epoch)
+    try:
+        for epoch in range(1, config.epochs + 1):
+            started = time.perf_counter()
+            ladder.train()
+            sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=torch.float64, device=x.device)
+            for _ in range(per_epoch):
+                labeled = next(labeled_batches).to(x.device)
+                x_unlabeled = x[next(unlabeled_batches).to(x.device)] if ladder.decoder else None
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    costs = ladder(x_labeled[labeled], y[labeled], x_unlabeled)
+                optimizer.zero_grad()
+                costs.total.backward()
+                learning_rate = float(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                schedule.step()
+                sums += _as_vector(costs)
+                callback.on_step_end()
+            record = _record(epoch, (sums / per_epoch).tolist(), learning_rate, ladder)
+            ladder.eval()
+            if validate is not None:
+                record["validation_error"] = validate(ladder)
+            record["seconds"] = time.perf_counter() - started
+            history.append(record)
+            callback.on_epoch_end(record)
+            if config.patience is not None:
+                best = _Best.of(best, record, ladder)
+                if epoch - best.epoch >= config.patience:
+                    break
+    finally:
+        callback.on_train_end()
+    if best is not None:
+        ladder.load_state_dict(best.state)
+    ladder.calibrate(x)
+    return history
+
+
+@dataclass(frozen=True)
+class _Best:
+    epoch: int
+    error: float
+    state: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, best: "_Best | None", record: EpochRecord, ladder: Ladder) -> "_Best":
+        error = record["validation_error"]
+        if best is not None and error >= best.error:
+            return best
+        return cls(record["epoch"], error, copy.deepcopy(ladder.state_dict()))
+
+
+def _as_vector(costs: Costs) -> Tensor:
+    zero = torch.zeros_like(costs.total)
+    parts = [costs.total, costs.supervised, *(zero if cost is None else cost for cost in costs.denoising)]
+    return torch.stack(parts).detach()
+
+
+def _record(epoch: int, means: list[float], learning_rate: float, ladder: Ladder) -> EpochRecord:
+    cost, supervised_cost, *denoising = means
+    if not all(map(math.isfinite, means)):
+        broken = [f"layer {layer}" for layer, mean in enumerate(denoising) if not math.isfinite(mean)]
+        where = f" (denoising cost of {', '.join(broken)})" if broken else ""
+        raise TrainingError(
+            f"the cost became {cost} in epoch {epoch}{where}. Lower the learning rate, or check the input for "
+            "values far outside the rest."
+        )
+    return {
+        "epoch": epoch,
+        "seconds": 0.0,
+        "learning_rate": learning_rate,
+        "cost": cost,
+        "supervised_cost": supervised_cost,
+        "denoising_costs": [
+            mean if weight > 0 else None for mean, weight in zip(denoising, ladder.denoising_weights, strict=True)
+        ],
+    }
