@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.scaling import Scaling
 
 FORMAT = 1
-_ESTIMATORS = {"LadderClassifier": LadderClassifier, "LadderRegressor": LadderRegressor}
+_ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
+    "LadderClassifier": LadderClassifier,
+    "LadderRegressor": LadderRegressor,
+}
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
 }  # fmt: skip
@@ -162,7 +165,7 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
 
 def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in config["parameters"].items()}
-    model: LadderClassifier | LadderRegressor = _ESTIMATORS[config["estimator"]](**parameters)
+    model = _ESTIMATORS[config["estimator"]](**parameters)
     labels, features = config["labels"], config["n_features_in"]
     if isinstance(model, LadderClassifier):
         model.classes_ = np.array(labels["classes"], dtype=np.dtype(labels["dtype"]))

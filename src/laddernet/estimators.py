@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -117,39 +117,34 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If a cost becomes infinite or NaN.
         """
         config = self._training_config()
-        X = validate_data(self, X, y, skip_check_array=True)[0]
-        X = validate_data(self, X, dtype=_input_types(X), ensure_min_samples=2, reset=True)
-        check_consistent_length(X, y)
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        rows: NDArray[Any] = validate_data(self, X, dtype=_input_types(X), ensure_min_samples=2)
+        check_consistent_length(rows, y)
         labels, labeled = self._read_labels(y)
-        train_rows, validation_rows = self._hold_out(labels, labeled)
-        kept = np.delete(np.arange(len(X)), validation_rows)
-        targets = self._encode_labels(labels[train_rows])
+        training, held_out = self._hold_out(labels, labeled)
+        targets = self._encode_labels(labels[training])
+        kept = np.delete(np.arange(len(rows)), held_out)
 
-        random_state = check_random_state(self.random_state)
-        seed = int(random_state.randint(np.iinfo(np.int32).max))
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         device = _device(self.device)
-        dtype = np.float64 if self.precision == "float64" else np.float32
-        self.scaling_ = Scaling.fit(X[kept] if len(validation_rows) else X, self.input_scaling)
-        x_all = torch.from_numpy(self.scaling_.apply(X, dtype)).to(device)
-        x = x_all[torch.from_numpy(kept)] if len(validation_rows) else x_all
-        self.ladder_ = self._build_ladder(X.shape[1], seed, device)
-        self._n_features_out = (X.shape[1], *self.hidden_layer_sizes)[-1]
+        self.scaling_ = Scaling.fit(rows[kept] if len(held_out) else rows, self.input_scaling)
+        x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(device)
+        self.ladder_ = self._build_ladder(rows.shape[1], seed, device)
+        self._n_features_out = (rows.shape[1], *self.hidden_layer_sizes)[-1]
+        x_held_out, y_held_out = x[torch.from_numpy(held_out)], labels[held_out]
 
-        validate = None
-        if len(validation_rows):
-            x_validation, y_validation = x_all[torch.from_numpy(validation_rows)], labels[validation_rows]
-
-            def validate(ladder: Ladder) -> float:
-                return self._validation_error(ladder.predict(x_validation).cpu().numpy(), y_validation)
+        def validate(ladder: Ladder) -> float:
+            return self._validation_error(ladder.predict(x_held_out).cpu().numpy(), y_held_out)
 
         self.history_: list[EpochRecord] = train(
             self.ladder_,
-            x,
-            x_all[torch.from_numpy(train_rows)],
+            x[torch.from_numpy(kept)] if len(held_out) else x,
+            x[torch.from_numpy(training)],
             torch.from_numpy(targets).to(device),
             config,
             generator=torch.Generator().manual_seed(seed + 1),
-            validate=validate,
+            validate=validate if len(held_out) else None,
             callback=callback if callback is not None or not self.verbose else _progress(),
         )
         self.n_iter_ = len(self.history_)
@@ -194,6 +189,10 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             ) from error
         return np.sort(train_rows), np.sort(validation_rows)
 
+    @property
+    def _dtype(self) -> type[np.floating[Any]]:
+        return np.float64 if self.precision == "float64" else np.float32
+
     def _build_ladder(self, features: int, seed: int, device: torch.device) -> Ladder:
         generator = torch.Generator().manual_seed(seed)
         weights = self.denoising_weights
@@ -229,20 +228,21 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         return self.scaling_.invert(self._compute(X, lambda ladder, x: ladder.denoise(x)))
 
-    def _compute(self, X: ArrayLike, answer: Any) -> NDArray[Any]:
-        """Apply a ladder's method to rows, in float64 on the CPU where X is, so that rows never affect others."""
+    def _compute(self, X: ArrayLike, answer: Callable[[Ladder, torch.Tensor], torch.Tensor]) -> NDArray[Any]:
+        """Apply a ladder's method to rows; on the CPU in float64 where X is float64.
+
+        In float32 a row's answer differs in the last digits with the number of rows it is computed with.
+        """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=_input_types(X), reset=False)
-        ladder = self.ladder_
+        rows: NDArray[Any] = validate_data(self, X, dtype=_input_types(X), reset=False)
+        ladder, dtype = self.ladder_, self._dtype
         device = ladder.steps.device
-        double = X.dtype == np.float64 and device.type == "cpu"
-        if double and self.precision != "float64":
-            ladder = copy.deepcopy(ladder).double()
-        dtype = np.float64 if double or self.precision == "float64" else np.float32
+        if rows.dtype == np.float64 and dtype == np.float32 and device.type == "cpu":
+            ladder, dtype = copy.deepcopy(ladder).double(), np.float64
         parts = []
         with torch.no_grad():
-            for rows in gen_batches(len(X), _PREDICTION_ROWS):
-                x = torch.from_numpy(self.scaling_.apply(X[rows], dtype)).to(device)
+            for batch in gen_batches(len(rows), _PREDICTION_ROWS):
+                x = torch.from_numpy(self.scaling_.apply(rows[batch], dtype)).to(device)
                 parts.append(answer(ladder, x).cpu().numpy())
         return np.concatenate(parts)
 
@@ -440,7 +440,7 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
     def _encode_labels(self, y: NDArray[Any]) -> NDArray[Any]:
         self.y_mean_, self.y_scale_ = float(y.mean()), float(y.std()) or 1.0
-        return ((y - self.y_mean_) / self.y_scale_).astype(np.float64 if self.precision == "float64" else np.float32)
+        return ((y - self.y_mean_) / self.y_scale_).astype(self._dtype)
 
     def _validation_error(self, output: NDArray[Any], y: NDArray[Any]) -> float:
         answers = output[:, 0] * self.y_scale_ + self.y_mean_
@@ -469,7 +469,8 @@ def _plain_array(y: Any) -> NDArray[Any]:
 
 def _is_missing(labels: NDArray[Any]) -> NDArray[np.bool_]:
     if labels.dtype.kind == "f":
-        return np.isnan(labels)
+        missing: NDArray[np.bool_] = np.isnan(labels)
+        return missing
     if labels.dtype.kind != "O":
         return np.zeros(len(labels), dtype=bool)
     return np.array([_is_missing_object(label) for label in labels], dtype=bool)

@@ -7,6 +7,7 @@ own batch statistics. The equations are restated in docs/algorithm.md.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -214,7 +215,7 @@ class Ladder(nn.Module):
             if layer == self._highest_target + 1 and self._has_clean_stream:  # no cost needs it above
                 del sizes[2]
                 h = h[: sum(sizes)]
-            z_pre = section.map(h).split(sizes)
+            z_pre = torch.split(section.map(h), sizes)
             normalized = [batch_normalize(stream) for stream in z_pre]
             z = [stream.z for stream in normalized]
             if noisy_supervision:
@@ -227,7 +228,7 @@ class Ladder(nn.Module):
             if self.training:
                 section.rung.statistics.update(normalized[-1], running_weight)
             h = section.activate(torch.cat(z))
-        logits = h.split(sizes)
+        logits = torch.split(h, sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
     def _decode(self, encoded: _Encoded, x_clean: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -312,6 +313,11 @@ class Ladder(nn.Module):
             )
         return self._reconstruct(x)
 
+    def _z_pre(self, x: Tensor, *, layer: int) -> Tensor:
+        """Pre-activations of a layer (from 1) on the clean path."""
+        z_pre: Tensor = self._section(layer - 1).map(self.hidden(x, layer - 1))
+        return z_pre
+
     def _reconstruct(self, x: Tensor, *, stop: int | None = None) -> Tensor:
         """The clean path up and the decoder down to the input, or to u of layer `stop` before its BN."""
         z, h = [x], x
@@ -349,15 +355,10 @@ class Ladder(nn.Module):
         """
         self._check_rows("x", x)
         for layer, section in enumerate(self._sections()):
-            self._measure(
-                section.rung.statistics,
-                x,
-                batch_size,
-                lambda rows, s=section, n=layer: s.map(self.hidden(rows, n)),
-            )
+            self._measure(section.rung.statistics, x, batch_size, partial(self._z_pre, layer=layer + 1))
         sample = x[:: -(-len(x) // DECODER_ROWS)]
         for layer, decoder in self._decoder_layers():
-            self._measure(decoder.statistics, sample, batch_size, lambda rows, n=layer: self._reconstruct(rows, stop=n))
+            self._measure(decoder.statistics, sample, batch_size, partial(self._reconstruct, stop=layer))
 
     def _measure(self, statistics: Statistics, x: Tensor, batch_size: int, values: Callable[[Tensor], Tensor]) -> None:
         statistics.reset()

@@ -81,7 +81,7 @@ class _BatchNormalize(torch.autograd.Function):
         return z, mean, inverse_std
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, grad_z: Tensor | None, grad_mean: Tensor | None, grad_inverse_std: Tensor | None
     ) -> Tensor | None:
         z_pre, mean, inverse_std = ctx.saved_tensors

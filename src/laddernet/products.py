@@ -39,7 +39,7 @@ class _LowPrecisionProduct(torch.autograd.Function):
         return (h_low @ weight_low.t()).to(h.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         h_low, weight_low = ctx.saved_tensors
         grad_low = grad.to(h_low.dtype)
         grad_h = (grad_low @ weight_low).to(grad.dtype) if ctx.needs_input_grad[0] else None

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-VARIANTS = ("full", "gamma", "bottom", "baseline")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

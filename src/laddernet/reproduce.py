@@ -15,7 +15,7 @@ import numpy as np
 from laddernet.data import Dataset, hide_labels, load
 from laddernet.errors import RunError
 from laddernet.recipes import Recipe
-from laddernet.training import Callback
+from laddernet.training import Callback, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Machine:
     """
 
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     data_dir: Path | None = field(default=None)
 
 

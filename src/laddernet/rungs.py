@@ -209,7 +209,9 @@ def _is_elementwise(module: nn.Module) -> bool:
         probe = torch.rand(3, 4)
         try:
             whole = copy.deepcopy(module).float().cpu()(probe)
-            parts = torch.cat([copy.deepcopy(module).float().cpu()(column) for column in probe.split(1, dim=1)], 1)
+            parts = torch.cat(
+                [copy.deepcopy(module).float().cpu()(column) for column in torch.split(probe, 1, dim=1)], 1
+            )
         except (RuntimeError, TypeError, ValueError):
             return False
     return isinstance(whole, Tensor) and whole.shape == probe.shape and torch.allclose(whole, parts)
@@ -221,7 +223,7 @@ def _section(modules: list[nn.Module], *, top: bool) -> Section:
     norm = rest.pop(0) if rest and isinstance(rest[0], nn.BatchNorm1d) else None
     activation = rest[0] if len(rest) == 1 else nn.Sequential(*rest) if rest else nn.Identity()
     redundant_scale = not top and all(isinstance(module, HOMOGENEOUS) for module in rest)
-    learned_scale = norm is not None and norm.affine and bool((norm.weight != 1).any())
+    learned_scale = norm is not None and norm.affine and bool((norm.weight.detach() - 1).count_nonzero())
     rung = Rung(linear.out_features, scale=learned_scale or not redundant_scale)
     with torch.no_grad():
         if norm is not None:
