@@ -8,6 +8,8 @@ from torch import nn
 import oracle
 from laddernet.ladder import Ladder
 
+torch.set_num_threads(1)  # the suite runs in two processes, and its matrices are small
+
 
 class GivenNoise:
     """A corruption that adds prepared arrays, and keeps count: labelled first, then unlabelled, layer by layer."""

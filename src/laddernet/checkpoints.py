@@ -32,7 +32,7 @@ _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
 }  # fmt: skip
-_LADDER, _CENTER, _SCALE = "ladder.", "scaling.center", "scaling.scale"
+_LADDER, _CENTER, _SCALE, _SIZE = "ladder.", "scaling.center", "scaling.scale", "scaling.size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +131,14 @@ def load_run(folder: Path) -> Run:
         lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
         model.history_ = [json.loads(line) for line in lines]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"{folder} is not a usable run: {error}") from error
+        raise RunError(f"{folder} is not a usable run: {' '.join(str(error).split())}") from error
     model.n_iter_ = len(model.history_)
     return Run(model=model, training=config["training"], metrics=_read(folder / "metrics.json"))
 
 
 def _tensors(model: LadderClassifier | LadderRegressor) -> dict[str, torch.Tensor]:
     state = {_LADDER + name: tensor.cpu().contiguous() for name, tensor in model.ladder_.state_dict().items()}
-    scaling = {_CENTER: model.scaling_.center, _SCALE: model.scaling_.scale}
+    scaling = {_CENTER: model.scaling_.center, _SCALE: model.scaling_.scale, _SIZE: np.array(model.scaling_.size)}
     return state | {name: torch.from_numpy(array) for name, array in scaling.items()}
 
 
@@ -180,7 +180,7 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path, features: int) -> None:
     tensors = load_file(path)
-    model.scaling_ = Scaling(tensors.pop(_CENTER).numpy(), tensors.pop(_SCALE).numpy())
+    model.scaling_ = Scaling(tensors.pop(_CENTER).numpy(), tensors.pop(_SCALE).numpy(), tensors.pop(_SIZE).item())
     if model.scaling_.center.shape != (features,) or model.scaling_.scale.shape != (features,):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
     ladder = model._build_ladder(features, seed=0, device=torch.device("cpu"))

@@ -1,9 +1,10 @@
 """The command line. Heavy imports wait inside the commands, so that ``laddernet --help`` answers at once."""
 
 import functools
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -320,15 +321,20 @@ def _list_recipes() -> None:
     from laddernet.recipes import RECIPES
 
     table = Table(caption="paper: test error, %, mean ± standard deviation; * not confirmed")
-    for column in ("recipe", "labels", "variant", "noise", "denoising weights", "epochs", "paper"):
-        table.add_column(column, overflow="fold")
+    for column in ("recipe", "labels", "noise", "denoising weights", "epochs", "paper"):
+        table.add_column(column, no_wrap=column in ("recipe", "paper"))
     for recipe in RECIPES.values():
-        weights = ", ".join(f"{weight:g}" for weight in recipe.denoising_weights)
-        noise = recipe.noise_std
-        shown = f"{noise:g}" if isinstance(noise, float) else ", ".join(f"{std:g}" for std in noise)
-        labels = str(recipe.labels or "all")
-        table.add_row(recipe.name, labels, recipe.variant, shown, weights, str(recipe.max_epochs), recipe.paper)
+        weights, labels = _shorten(recipe.denoising_weights), str(recipe.labels or "all")
+        table.add_row(recipe.name, labels, _shorten(recipe.noise_std), weights, str(recipe.max_epochs), recipe.paper)
     Console().print(table)
+
+
+def _shorten(values: float | str | Sequence[float]) -> str:
+    """Write 1000, 10, 0.1, 0.1, 0.1 as "1000, 10, 0.1 x3"."""
+    if isinstance(values, (int, float, str)):
+        return f"{values:g}" if isinstance(values, (int, float)) else values
+    groups = [(value, len(list(group))) for value, group in itertools.groupby(values)]
+    return ", ".join(f"{value:g}" if count == 1 else f"{value:g} x{count}" for value, count in groups)
 
 
 def _summarize(recipe: "Recipe", entries: list[dict[str, Any]], path: Path) -> None:

@@ -126,7 +126,10 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [self.inputs, *hidden, 1]
-        self.maps = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.maps = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
+            for fan_in, fan_out in pairwise(widths)
+        )
         for linear in self.maps:
             assert isinstance(linear, nn.Linear)
             nn.init.normal_(linear.weight, std=0.025, generator=generator)

@@ -21,13 +21,22 @@ from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from laddernet.ladder import Ladder, TaskName, Variant
+from laddernet.ladder import Ladder, TaskName, Variant, default_weights
 from laddernet.networks import mlp
 from laddernet.scaling import InputScaling, Scaling
-from laddernet.training import Callback, EpochRecord, Precision, TrainingConfig, resolve_precision, train
+from laddernet.training import (
+    Callback,
+    EpochRecord,
+    Precision,
+    TrainingConfig,
+    resolve_precision,
+    steps_per_epoch,
+    train,
+)
 
 PATIENCE = 10
 """Epochs without a lower validation error after which ``early_stopping=True`` stops."""
+_AUTO_STEPS = 1500
 _PREDICTION_ROWS = 2000
 
 
@@ -46,7 +55,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         learning_rate: float = 0.002,
         decay_start: float = 2 / 3,
         batch_size: int = 100,
-        max_epochs: int = 100,
+        max_epochs: int | Literal["auto"] = "auto",
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
         device: str = "auto",
@@ -116,10 +125,10 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         TrainingError
             If a cost becomes infinite or NaN.
         """
-        config = self._training_config()
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         rows: NDArray[Any] = validate_data(self, X, dtype=_input_types(X), ensure_min_samples=2)
+        config = self._training_config(len(rows))
         check_consistent_length(rows, y)
         labels, labeled = self._read_labels(y)
         training, held_out = self._hold_out(labels, labeled)
@@ -151,7 +160,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.precision_ = resolve_precision(self.precision)
         return self
 
-    def _training_config(self) -> TrainingConfig:
+    def _training_config(self, rows: int) -> TrainingConfig:
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
         if self.early_stopping and self.validation_fraction == 0:
@@ -159,8 +168,11 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "early_stopping needs rows to judge by: set validation_fraction, e.g. to 0.2, to keep that share of "
                 "the labelled rows out of training."
             )
+        if isinstance(self.max_epochs, str) and self.max_epochs != "auto":
+            raise ValueError(f"max_epochs must be 'auto' or a number, got {self.max_epochs!r}.")
+        epochs = -(-_AUTO_STEPS // steps_per_epoch(rows, max(self.batch_size, 1)))
         return TrainingConfig(
-            epochs=self.max_epochs,
+            epochs=min(max(epochs, 10), 1000) if isinstance(self.max_epochs, str) else self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             decay_start=self.decay_start,
@@ -195,13 +207,16 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _build_ladder(self, features: int, seed: int, device: torch.device) -> Ladder:
         generator = torch.Generator().manual_seed(seed)
+        layers = len(self.hidden_layer_sizes) + 1
         weights = self.denoising_weights
-        if isinstance(weights, str) and weights != "auto":
-            raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {weights!r}.")
+        if isinstance(weights, str):
+            if weights != "auto":
+                raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {weights!r}.")
+            weights = self.scaling_.weigh(default_weights(self.variant, layers))
         ladder = Ladder(
             mlp([features, *self.hidden_layer_sizes, self._outputs()], generator=generator),
             noise_std=self.noise_std,
-            denoising_weights=None if isinstance(weights, str) else weights,
+            denoising_weights=weights,
             variant=self.variant,
             combinator=self.combinator,
             task=self._task,
@@ -285,9 +300,11 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         rows alone).
     noise_std : float or sequence of float
         Standard deviation of the noise, in every layer, or one a layer, input first (hidden layers + 2 of them).
-        At the input it is in units in which the columns' standard deviation is 0.26 on average.
+        At the input it is in units of the scaled columns (see `input_scaling`).
     denoising_weights : "auto" or sequence of float
-        Weight of each layer's denoising cost, input first (hidden layers + 2 of them). "auto" is 1000, 10, 0.1 ...
+        Weight of each layer's denoising cost, input first (hidden layers + 2 of them). "auto" is
+        the paper's 1000, 10, 0.1, 0.1 ..., with the input's in units of the scaled columns; for the variant "gamma"
+        1 at the top.
     combinator : str
         The decoder's element-wise function; a name in `laddernet.combinators.COMBINATORS`.
     input_scaling : {"auto", "pooled", "columns", "none"}
@@ -298,8 +315,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         Share of the training after which the learning rate falls linearly to 0.
     batch_size : int
         Rows of each kind, labelled and unlabelled, in a step; at least 2.
-    max_epochs : int
-        Passes over all rows.
+    max_epochs : int or "auto"
+        Passes over all rows. "auto" is as many as make 1500 steps, but between 10 and 1000.
     validation_fraction : float in [0, 1)
         Share of the labelled rows kept out of training to measure `validation_error` after each epoch.
     early_stopping : bool
@@ -361,16 +378,21 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
             )
         if not labeled.any():
             raise ValueError("no row has a label: in y, every entry is -1, None or NaN. Label at least two classes.")
-        check_classification_targets(labels[labeled] if labels.dtype.kind != "O" else labels[labeled].tolist())
+        known = labels[labeled]
+        if known.dtype.kind == "f" and np.isinf(known).any():
+            raise ValueError("Input y contains infinity, which is no class.")
+        try:
+            known = np.array(np.unique(known).tolist())
+        except TypeError as error:
+            raise ValueError(f"y mixes labels that cannot be sorted together ({error}).") from error
+        check_classification_targets(known)
         return labels, labeled
 
     def _encode_labels(self, y: NDArray[Any]) -> NDArray[Any]:
-        try:
-            self.classes_, targets = np.unique(y.tolist() if y.dtype == object else y, return_inverse=True)
-        except TypeError as error:
-            raise ValueError(f"y mixes labels that cannot be sorted together ({error}).") from error
-        if len(self.classes_) < 2:
-            raise ValueError(f"y holds one class only, {self.classes_[0]!r}; a classifier needs at least two classes.")
+        classes, targets = np.unique(y, return_inverse=True)
+        self.classes_: NDArray[Any] = np.array(classes.tolist()) if classes.dtype == object else classes
+        if len(classes) < 2:
+            raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs at least two classes.")
         return targets.astype(np.int64)
 
     def _validation_error(self, output: NDArray[Any], y: NDArray[Any]) -> float:

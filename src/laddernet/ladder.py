@@ -417,10 +417,7 @@ def variant_weights(variant: Variant, weights: Sequence[float] | None, layers: i
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
-    if weights is None:
-        top = 1.0 if variant == "gamma" else 0.1
-        weights = [1000.0, 10.0, *[0.1] * (layers - 1)][: layers + 1]
-        weights = [*weights[:-1], top]
+    weights = default_weights(variant, layers) if weights is None else weights
     weights = tuple(float(weight) for weight in weights)
     if len(weights) != layers + 1:
         raise ValueError(
@@ -431,6 +428,12 @@ def variant_weights(variant: Variant, weights: Sequence[float] | None, layers: i
         raise ValueError(f"denoising_weights must be finite and not negative, got {weights}.")
     counts = {"full": range(layers + 1), "gamma": (layers,), "bottom": (0,), "baseline": ()}[variant]
     return tuple(weight if layer in counts else 0.0 for layer, weight in enumerate(weights))
+
+
+def default_weights(variant: Variant, layers: int) -> tuple[float, ...]:
+    """Return the denoising weights of the paper's MNIST network, for any number of layers; see `Ladder`."""
+    top = 1.0 if variant == "gamma" else 0.1
+    return (1000.0, *(10.0, *[0.1] * layers)[: layers - 1], top)
 
 
 def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float, ...]:

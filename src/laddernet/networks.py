@@ -40,7 +40,7 @@ def mlp(
         raise ValueError(f"widths must be at least two positive integers, got {tuple(widths)}.")
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        linear = nn.Linear(fan_in, fan_out, bias=False)
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=False)  # type: ignore[no-untyped-call]
         nn.init.normal_(linear.weight, std=fan_in**-0.5, generator=generator)
         modules += [linear, activation()]
     return nn.Sequential(*modules[:-1])

@@ -14,10 +14,16 @@ from torch.nn import functional
 
 
 class LinearMap(nn.Linear):
-    """A linear map without a bias that answers in float32 where autocast computes its product in bfloat16."""
+    """A linear map without a bias that answers in float32 where autocast computes its product in bfloat16.
+
+    Its weight is not initialised, so that making one draws no random numbers: the maker fills it.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Leave the weight as it is."""
 
     def forward(self, h: Tensor) -> Tensor:
         """Map rows of shape (batch, in_features) to (batch, out_features)."""

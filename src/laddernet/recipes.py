@@ -109,6 +109,7 @@ def _all_recipes() -> dict[str, Recipe]:
         labels=50,
         hidden_layer_sizes=(250, 250),
         denoising_weights=(1000.0, 10.0, 0.1, 0.1),
+        learning_rate=0.01,
         max_epochs=100,
     )
     mnist_50 = _mnist(50, (2000, 20, 0.1), "1.62 ± 0.65")
@@ -134,6 +135,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(_all_recipes())
 """Every recipe by its name."""
 
 
+_USUAL_LABELS = {"digits": 50, "mnist": 100}
+
+
 def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
     """Return a data set's recipe of a variant whose number of labels is nearest, by ratio, with `labels` put in.
 
@@ -141,7 +145,7 @@ def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
     ----------
     dataset : str
     labels : int or None
-        None for the labels of the data set's first recipe.
+        None for the data set's usual number: 50 of digits, 100 of mnist.
     variant : {"full", "gamma", "bottom", "baseline"}
         Where no recipe has it, the full one's settings with that variant's default weights.
     """
@@ -150,7 +154,7 @@ def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
     candidates = [r for r in of_dataset if r.variant == variant] or [
         replace(r, variant=variant, denoising_weights="auto") for r in full
     ]
-    wanted = labels or full[0].labels or 0
+    wanted = labels or _USUAL_LABELS[dataset]
 
     def distance(candidate: Recipe) -> float:
         available = candidate.labels or 60_000

@@ -206,7 +206,7 @@ def _check(modules: list[nn.Module]) -> None:
 
 def _is_elementwise(module: nn.Module) -> bool:
     with torch.no_grad():
-        probe = torch.rand(3, 4)
+        probe = torch.linspace(-2.0, 2.5, 12).view(3, 4)
         try:
             whole = copy.deepcopy(module).float().cpu()(probe)
             parts = torch.cat(
@@ -218,28 +218,29 @@ def _is_elementwise(module: nn.Module) -> bool:
 
 
 def _section(modules: list[nn.Module], *, top: bool) -> Section:
-    linear, *rest = modules
+    linear, rest = modules[0], modules[1:]
     assert isinstance(linear, nn.Linear)
-    norm = rest.pop(0) if rest and isinstance(rest[0], nn.BatchNorm1d) else None
-    activation = rest[0] if len(rest) == 1 else nn.Sequential(*rest) if rest else nn.Identity()
-    redundant_scale = not top and all(isinstance(module, HOMOGENEOUS) for module in rest)
-    learned_scale = norm is not None and norm.affine and bool((norm.weight.detach() - 1).count_nonzero())
-    rung = Rung(linear.out_features, scale=learned_scale or not redundant_scale)
+    norm = rest[0] if rest and isinstance(rest[0], nn.BatchNorm1d) else None
+    after = rest if norm is None else rest[1:]
+    activation = after[0] if len(after) == 1 else nn.Sequential(*after) if after else nn.Identity()
+    redundant_scale = not top and all(isinstance(module, HOMOGENEOUS) for module in after)
+    rung = Rung(linear.out_features, scale=_has_learned_scale(norm) or not redundant_scale)
     with torch.no_grad():
         if norm is not None:
             _keep(norm, rung)
-        elif linear.bias is not None:
-            rung.statistics.mean.copy_(-linear.bias)
-        if norm is not None and linear.bias is not None:
+        if linear.bias is not None:  # the stored mean stands for it, until training or calibration
             rung.statistics.mean -= linear.bias
     map = LinearMap(linear.in_features, linear.out_features)
     map.weight = linear.weight
     return Section(map, rung.to(linear.weight.device, linear.weight.dtype), activation)
 
 
-def _keep(norm: nn.Module, rung: Rung) -> None:
+def _has_learned_scale(norm: nn.BatchNorm1d | None) -> bool:
+    return norm is not None and norm.affine and not torch.equal(norm.weight, torch.ones_like(norm.weight))
+
+
+def _keep(norm: nn.BatchNorm1d, rung: Rung) -> None:
     """Copy what a BatchNorm1d has learned: its scale, its shift (in units of the scale), its statistics."""
-    assert isinstance(norm, nn.BatchNorm1d)
     if norm.affine:
         scale = torch.where(norm.weight == 0, torch.finfo(norm.weight.dtype).tiny ** 0.5, norm.weight)
         if rung.gamma is not None:

@@ -43,10 +43,10 @@ def read_idx(path: Path, *, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             f"{path} is not an IDX file of bytes in {len(shape)} dimensions: it starts with "
             f"{content[:4].hex() or 'nothing'}, not {magic.hex()}."
         )
-    found = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
+    found = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
     if found != shape or len(content) != header + wanted:
+        size = "more" if len(content) > header + wanted else max(len(content) - header, 0)
         raise DataError(
-            f"{path} should hold an array of shape {shape}; it says {found} and has "
-            f"{'more' if len(content) > header + wanted else len(content) - header} bytes of data, not {wanted}."
+            f"{path} should hold an array of shape {shape}; it says {found} and has {size} bytes of data, not {wanted}."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)

@@ -1,0 +1,41 @@
+# Everything runs in this checkout's own .venv, made on first use. Needs Python 3.11 or later, and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint bench faults clean
+
+# The main job on embedded data: 50 labelled digits of 1200, beside the supervised-only network.
+demo: $(READY)
+	"$(BIN)/laddernet" train digits --labels 50
+
+test: $(READY)
+	"$(BIN)/python" -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(READY)
+	"$(BIN)/python" -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(READY)
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+
+# Milliseconds a training step, beside its matrix products alone.
+bench: $(READY)
+	"$(BIN)/python" benchmarks/step.py
+
+# Put each known fault into a copy of the source, and see its test fail.
+faults: $(READY)
+	"$(BIN)/python" tools/faults.py
+
+$(READY): pyproject.toml constraints.txt
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "laddernet needs Python 3.11 or later; name one with make PYTHON=...")'
+	"$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch "$(READY)"
+
+clean:
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,145 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_iris
+
+from laddernet import LadderClassifier, LadderRegressor, RunError
+from laddernet.checkpoints import check_free, load_run, save_run
+
+X, Y = load_iris(return_X_y=True)
+
+
+def fitted(kind=LadderClassifier, y=Y, X=X, **settings):
+    settings = {"hidden_layer_sizes": (8, 5), "max_epochs": 2, "batch_size": 50, "random_state": 0, **settings}
+    return kind(**settings).fit(X, y)
+
+
+def save(model, folder, **others):
+    save_run(folder, model, training={"dataset": "iris", "seed": 3}, metrics={"test_error": 1.5}, **others)
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "iris"
+    save(fitted(), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: fitted(),
+        lambda: fitted(y=np.array(["a", "bb", "c"])[Y]),
+        lambda: fitted(y=np.array(["a", "bb", None], dtype=object)[Y]),
+        lambda: fitted(X=pd.DataFrame(X, columns=list("abcd"))),
+        lambda: fitted(variant="gamma", noise_std=(0.1, 0.2, 0.3, 0.4), denoising_weights=(1, 2, 3, 4)),
+        lambda: fitted(precision="float64", combinator="amlp"),
+        lambda: fitted(LadderRegressor, y=X[:, 0] * 3),
+        lambda: fitted(random_state=np.random.RandomState(0)),
+    ],
+    ids=["int", "str", "object", "names", "gamma", "float64", "regression", "random-state"],
+)
+def test_a_run_gives_back_the_same_answers(tmp_path, model):
+    model = model()
+    save(model, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    rows = pd.DataFrame(X, columns=list("abcd")) if hasattr(model, "feature_names_in_") else X
+    np.testing.assert_array_equal(loaded.model.predict(rows), model.predict(rows))
+    np.testing.assert_array_equal(loaded.model.transform(rows), model.transform(rows))
+    assert loaded.model.predict(rows).dtype == model.predict(rows).dtype
+    assert loaded.model.history_ == model.history_
+    assert loaded.model.n_iter_ == 2
+    assert loaded.training == {"dataset": "iris", "seed": 3}
+    assert loaded.metrics == {"test_error": 1.5}
+    assert loaded.model.get_params()["hidden_layer_sizes"] == (8, 5)
+
+
+def test_a_run_folder_holds_plain_files(run):
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json",
+        "history.jsonl",
+        "metrics.json",
+        "weights.safetensors",
+    ]
+    lines = (run / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert [path.name for path in run.parent.iterdir()] == ["iris"]
+
+
+def test_an_existing_run_is_never_replaced_unless_told(run):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(RunError, match="exists already.*--overwrite"):
+        save(fitted(max_epochs=3), run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    save(fitted(max_epochs=3), run, overwrite=True)
+    assert load_run(run).model.n_iter_ == 3
+    assert [path.name for path in run.parent.iterdir()] == ["iris"]
+
+
+def test_a_folder_that_is_no_run_is_not_overwritten_even_when_told(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="not a run folder, so it is not overwritten"):
+        check_free(tmp_path, overwrite=True)
+
+
+def test_a_failure_while_writing_leaves_nothing_half_done(run):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    model = fitted()
+    model.history_ = [{"epoch": 1, "cost": object()}]  # cannot go to JSON, and is written after the weights
+    for folder, overwrite in [(run, True), (run.parent / "new", False)]:
+        with pytest.raises(TypeError):
+            save(model, folder, overwrite=overwrite)
+    assert [path.name for path in run.parent.iterdir()] == ["iris"]
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def edit_config(run, **changes):
+    path = run / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def drop_tensor(run):
+    tensors = load_file(run / "weights.safetensors")
+    tensors.pop("ladder.sections.0.map.weight")
+    save_file(tensors, run / "weights.safetensors")
+
+
+def reshape_scaling(run):
+    tensors = load_file(run / "weights.safetensors")
+    tensors["scaling.center"] = torch.zeros(7, dtype=torch.float64)
+    save_file(tensors, run / "weights.safetensors")
+
+
+DAMAGES = {
+    "nothing there": (shutil.rmtree, "is not a run folder: config.json cannot be read"),
+    "config cut": (lambda run: (run / "config.json").write_text('{"format": 1,'), "config.json is damaged"),
+    "config list": (lambda run: (run / "config.json").write_text("[]"), "does not hold a JSON object"),
+    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 1"),
+    "unknown field": (lambda run: edit_config(run, surprise=1), "missing or unknown fields: surprise"),
+    "estimator": (lambda run: edit_config(run, estimator="os.system"), "not a usable run.*os.system"),
+    "argument": (lambda run: edit_config(run, parameters={"depth": 3}), "not a usable run.*depth"),
+    "width": (lambda run: edit_config(run, n_features_in=9), "another number of columns than 9"),
+    "weights gone": (lambda run: (run / "weights.safetensors").unlink(), "not a usable run"),
+    "weights cut": (
+        lambda run: (run / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:-50]),
+        "not a usable run",
+    ),
+    "weights missing": (drop_tensor, "not a usable run.*sections.0.map.weight"),
+    "scaling": (reshape_scaling, "another number of columns"),
+    "history": (lambda run: (run / "history.jsonl").write_text("{"), "not a usable run"),
+    "metrics": (lambda run: (run / "metrics.json").unlink(), "metrics.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_runs_are_refused_with_a_reason(run, damage):
+    harm, message = DAMAGES[damage]
+    harm(run)
+    with pytest.raises(RunError, match=message) as caught:
+        load_run(run)
+    assert str(run) in str(caught.value)

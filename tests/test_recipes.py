@@ -1,0 +1,85 @@
+import inspect
+
+import pytest
+
+from laddernet.estimators import LadderClassifier
+from laddernet.ladder import Ladder
+from laddernet.networks import mlp
+from laddernet.recipes import RECIPES, recipe_for
+
+# The table of docs/algorithm.md, "Settings": weights from the input to the top.
+TAIL = (0.1,) * 5
+TABLE = {
+    "mnist-50": (50, (2000, 20, *TAIL), 0.3),
+    "mnist-100": (100, (1000, 10, *TAIL), 0.3),
+    "mnist-1000": (1000, (2000, 20, *TAIL), (0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2)),
+    "mnist-all": (None, (1000, 1, 0.01, 0.01, 0.01, 0.01, 0.01), 0.3),
+    "mnist-100-bottom": (100, (5000, 0, 0, 0, 0, 0, 0), 0.3),
+    "mnist-1000-bottom": (1000, (2000, 0, 0, 0, 0, 0, 0), 0.3),
+    "mnist-all-bottom": (None, (2000, 0, 0, 0, 0, 0, 0), 0.3),
+    "mnist-100-gamma": (100, (0, 0, 0, 0, 0, 0, 0.5), 0.3),
+    "mnist-1000-gamma": (1000, (0, 0, 0, 0, 0, 0, 10), 0.3),
+    "mnist-all-gamma": (None, (0, 0, 0, 0, 0, 0, 2), 0.3),
+    "mnist-100-baseline": (100, (0,) * 7, (0.3, *[0.5] * 6)),
+    "mnist-1000-baseline": (1000, (0,) * 7, (0.3, *[0.5] * 6)),
+    "mnist-all-baseline": (None, (0,) * 7, (0.3, *[0.5] * 6)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_papers_settings(name):
+    labels, weights, noise = TABLE[name]
+    recipe = RECIPES[name]
+    assert recipe.labels == labels
+    assert recipe.denoising_weights == weights
+    assert recipe.noise_std == noise
+    assert recipe.hidden_layer_sizes == (1000, 500, 250, 250, 250)
+    assert (recipe.learning_rate, recipe.batch_size, recipe.max_epochs) == (0.002, 100, 150)
+    assert round(recipe.decay_start * 150) == 100
+    ladder = Ladder(
+        mlp([784, *recipe.hidden_layer_sizes, 10]),
+        noise_std=recipe.noise_std,
+        denoising_weights=recipe.denoising_weights,
+        variant=recipe.variant,
+    )
+    assert ladder.denoising_weights == weights  # the variant takes nothing away
+
+
+def test_settings_are_arguments_of_the_estimator():
+    known = set(inspect.signature(LadderClassifier).parameters)
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert set(recipe.settings()) <= known
+        assert recipe.settings()["input_scaling"] == "none"
+
+
+def test_a_baseline_has_no_decoder_and_its_own_noise():
+    baseline = RECIPES["mnist-100"].baseline()
+    assert (baseline.name, baseline.variant) == ("mnist-100-baseline", "baseline")
+    assert baseline.noise_std == (0.3, *[0.5] * 6)
+    assert baseline.labels == 100
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "variant", "expected"),
+    [
+        ("digits", None, "full", "digits-50"),
+        ("digits", 200, "full", "digits-50"),
+        ("digits", 100, "baseline", "digits-50-baseline"),
+        ("mnist", None, "full", "mnist-100"),
+        ("mnist", 60, "full", "mnist-50"),
+        ("mnist", 500, "full", "mnist-1000"),
+        ("mnist", 60_000, "full", "mnist-all"),
+        ("mnist", 100, "gamma", "mnist-100-gamma"),
+        ("mnist", 20_000, "bottom", "mnist-all-bottom"),
+    ],
+)
+def test_the_nearest_recipe_is_taken(dataset, labels, variant, expected):
+    recipe = recipe_for(dataset, labels, variant)
+    assert recipe.name == expected
+    assert recipe.labels == (labels or RECIPES[expected].labels)
+
+
+def test_a_variant_without_a_recipe_takes_default_weights():
+    recipe = recipe_for("digits", 50, "gamma")
+    assert (recipe.variant, recipe.denoising_weights) == ("gamma", "auto")

@@ -1,0 +1,63 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from laddernet.errors import RunError
+from laddernet.recipes import RECIPES
+from laddernet.reproduce import Machine, read_results, reproduce
+
+QUICK = replace(RECIPES["digits-50"], name="quick", max_epochs=2, hidden_layer_sizes=(20,), denoising_weights="auto")
+
+
+def run(tmp_path, seed, recipe=QUICK):
+    return reproduce(recipe, seed=seed, out=tmp_path, machine=Machine(device="cpu"))
+
+
+def test_each_seed_is_appended_once(tmp_path):
+    second = run(tmp_path, 2)
+    first = run(tmp_path, 1)
+    assert run(tmp_path, 2) is None
+    content = json.loads((tmp_path / "quick.json").read_text())
+    assert content == {"recipe": "quick", "seeds": [first, second]}
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
+
+
+def test_an_entry_says_what_was_measured_and_where(tmp_path):
+    entry = run(tmp_path, 0)
+    assert set(entry) == {
+        "seed", "test_error", "cost", "seconds", "epochs", "precision", "commit", "versions", "machine",
+    }  # fmt: skip
+    assert 0 < entry["test_error"] < 100
+    assert entry["epochs"] == 2
+    assert entry["precision"] == "float32"
+    assert set(entry["versions"]) == {"laddernet", "torch", "numpy", "scikit-learn"}
+    assert entry["machine"]
+
+
+def test_the_same_seed_gives_the_same_result(tmp_path):
+    errors = [run(tmp_path / str(i), 0)["test_error"] for i in range(2)]
+    assert errors[0] == errors[1]
+    assert run(tmp_path, 0)["cost"] != run(tmp_path, 1)["cost"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "other", "seeds": []}', '{"recipe": "quick", "seeds": [{}]}'],
+)
+def test_a_file_that_is_something_else_is_left_alone(tmp_path, content):
+    path = tmp_path / "quick.json"
+    path.write_text(content)
+    with pytest.raises(RunError, match="quick.json is not a results file"):
+        run(tmp_path, 0)
+    assert path.read_text() == content
+
+
+def test_no_file_means_no_results(tmp_path):
+    assert read_results(tmp_path / "none.json", QUICK) == []
+
+
+def test_all_labels_are_kept_where_the_recipe_says_so(tmp_path):
+    longer = replace(QUICK, max_epochs=10)
+    everything = run(tmp_path / "all", 0, replace(longer, labels=None))
+    assert everything["test_error"] < run(tmp_path / "few", 0, longer)["test_error"]

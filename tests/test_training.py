@@ -1,0 +1,192 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from laddernet.errors import TrainingError
+from laddernet.ladder import Ladder
+from laddernet.networks import mlp
+from laddernet.training import Callback, LinearDecay, TrainingConfig, batches, steps_per_epoch, train
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def problem(rows=50, labeled=12, variant="full", **settings):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 4)
+    y = (x[:labeled].sum(dim=1) > 0).long()
+    ladder = Ladder(
+        mlp([4, 8, 2], generator=generator()),
+        variant=variant,
+        denoising_weights=settings.pop("weights", (1, 1, 0.1)),
+        generator=generator(),
+        **settings,
+    )
+    return ladder, x, x[:labeled], y
+
+
+def run(config=None, validate=None, callback=None, **settings):
+    ladder, *data = problem(**settings)
+    config = config or TrainingConfig(epochs=4, batch_size=10)
+    return ladder, train(ladder, *data, config, generator=generator(), validate=validate, callback=callback)
+
+
+@given(st.integers(1, 60), st.integers(2, 20), st.integers(0, 100))
+def test_a_pass_holds_each_row_at_most_once(rows, batch_size, seed):
+    per_epoch = steps_per_epoch(rows, batch_size)
+    stream = batches(rows, batch_size, generator(seed))
+    for _ in range(3):
+        one_pass = torch.cat(list(itertools.islice(stream, per_epoch))).tolist()
+        assert len(set(one_pass)) == len(one_pass)
+        assert set(one_pass) <= set(range(rows))
+        assert len(one_pass) == (rows if rows < batch_size else rows - rows % batch_size)
+
+
+def test_rows_dropped_from_one_pass_come_in_another():
+    stream = batches(25, 10, generator())
+    seen = set(torch.cat(list(itertools.islice(stream, 40))).tolist())
+    assert seen == set(range(25))
+
+
+def test_passes_are_shuffled_anew():
+    first, second = itertools.islice(batches(30, 30, generator()), 2)
+    assert first.tolist() != second.tolist()
+    assert sorted(first.tolist()) == sorted(second.tolist())
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_the_rate_is_constant_then_falls_in_equal_steps_to_zero(steps, start):
+    decay = LinearDecay(steps, start)
+    factors = [decay(step) for step in range(steps + 1)]
+    constant = [factor for step, factor in enumerate(factors) if step <= start * steps]
+    assert constant == [pytest.approx(1.0)] * len(constant)
+    assert factors[-1] == (0 if start < 1 else 1)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(factors))
+    falls = [a - b for a, b in itertools.pairwise(factors[len(constant) :])]
+    assert all(fall == pytest.approx(falls[0]) for fall in falls)
+
+
+def test_history_has_a_record_an_epoch():
+    ladder, history = run()
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    for record in history:
+        denoising = record["denoising_costs"]
+        weighted = sum(w * c for w, c in zip(ladder.denoising_weights, denoising, strict=True))
+        assert record["cost"] == pytest.approx(record["supervised_cost"] + weighted, rel=1e-5)
+        assert record["seconds"] > 0
+        assert "validation_error" not in record
+    assert history[-1]["cost"] < history[0]["cost"]
+
+
+def test_denoising_costs_without_a_weight_are_none():
+    _, history = run(variant="gamma")
+    assert [cost is None for cost in history[0]["denoising_costs"]] == [True, True, False]
+
+
+@pytest.mark.parametrize("variant", ["full", "gamma", "bottom", "baseline"])
+def test_statistics_end_exact(variant):
+    ladder, x, *labeled = problem(variant=variant)
+    train(ladder, x, *labeled, TrainingConfig(epochs=2, batch_size=10), generator=generator())
+    z_pre = ladder.sections[0].map(x)
+    torch.testing.assert_close(ladder.sections[0].rung.statistics.mean, z_pre.mean(dim=0))
+    torch.testing.assert_close(ladder.sections[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
+
+
+def test_the_seed_fixes_everything():
+    (first, first_history), (second, second_history) = run(), run()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert [r["cost"] for r in first_history] == [r["cost"] for r in second_history]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_learns(precision):
+    ladder, x, x_labeled, y = problem(rows=400, labeled=60)
+    config = TrainingConfig(epochs=15, batch_size=20, precision=precision, learning_rate=0.01)
+    train(ladder, x, x_labeled, y, config, generator=generator())
+    right = (ladder.predict(x).argmax(dim=1) == (x.sum(dim=1) > 0)).float().mean()
+    assert right > 0.9
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_train_begin(self, epochs, steps_per_epoch):
+        self.events.append(("begin", epochs, steps_per_epoch))
+
+    def on_step_end(self):
+        self.events.append("step")
+
+    def on_epoch_end(self, record):
+        self.events.append(("epoch", record["epoch"]))
+
+    def on_train_end(self):
+        self.events.append("end")
+
+
+def test_callbacks_are_called_in_order():
+    recorder = Recorder()
+    run(TrainingConfig(epochs=2, batch_size=20), callback=recorder)
+    one_epoch = ["step", "step"]
+    assert recorder.events == [("begin", 2, 2), *one_epoch, ("epoch", 1), *one_epoch, ("epoch", 2), "end"]
+
+
+def test_early_stopping_goes_back_to_the_best_epoch():
+    errors = iter([0.5, 0.2, 0.3, 0.2, 0.1])
+    states = []
+
+    def validate(ladder):
+        states.append(ladder.sections[0].map.weight.detach().clone())
+        return next(errors)
+
+    ladder, history = run(TrainingConfig(epochs=5, batch_size=10, patience=2), validate=validate)
+    assert [record["validation_error"] for record in history] == [0.5, 0.2, 0.3, 0.2]
+    assert torch.equal(ladder.sections[0].map.weight, states[1])
+
+
+def test_a_cost_that_is_not_finite_stops_the_run():
+    ladder, x, x_labeled, y = problem()
+    x[3, 1] = math.inf
+    recorder = Recorder()
+    with pytest.raises(TrainingError, match="the cost became nan in epoch 1 .*layer 0.*Lower the learning rate"):
+        train(
+            ladder,
+            x,
+            x_labeled,
+            y,
+            TrainingConfig(epochs=2, batch_size=50),
+            generator=generator(),
+            callback=recorder,
+        )
+    assert recorder.events[-1] == "end"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
+        ({"decay_start": 1.5}, "decay_start must be between 0 and 1"),
+        ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, float64"),
+        ({"patience": 0}, "patience must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)
+
+
+def test_all_parameters_learn():
+    ladder, x, x_labeled, y = problem(combinator="sigmoid")
+    before = [parameter.detach().clone() for parameter in ladder.parameters()]
+    train(ladder, x, x_labeled, y, TrainingConfig(epochs=1, batch_size=10), generator=generator())
+    assert all(not torch.equal(a, b) for a, b in zip(before, ladder.parameters(), strict=True))
+    assert isinstance(ladder.sections[0].activation, nn.ReLU)
