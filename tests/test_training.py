@@ -137,6 +137,29 @@ def test_callbacks_are_called_in_order():
     assert recorder.events == [("begin", 2, 2), *one_epoch, ("epoch", 1), *one_epoch, ("epoch", 2), "end"]
 
 
+class Threads(Callback):
+    def __init__(self):
+        self.seen = set()
+
+    def on_step_end(self):
+        self.seen.add(torch.get_num_threads())
+
+
+@pytest.mark.parametrize(("width", "expected"), [(8, {1}), (60_000, {2})])
+def test_small_ladders_train_on_one_thread(width, expected):
+    torch.set_num_threads(2)
+    try:
+        threads = Threads()
+        ladder = Ladder(mlp([4, width, 2]), variant="baseline")
+        x = torch.randn(20, 4)
+        config = TrainingConfig(epochs=1, batch_size=20)
+        train(ladder, x, x, torch.arange(20) % 2, config, generator=generator(), callback=threads)
+        assert threads.seen == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_early_stopping_goes_back_to_the_best_epoch():
     errors = iter([0.5, 0.2, 0.3, 0.2, 0.1])
     states = []

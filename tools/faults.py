@@ -1,0 +1,194 @@
+"""Put each known fault of other implementations into a copy of the source, and see its test fail.
+
+For every fault of docs/algorithm.md, "What others got wrong", this copies src/ to a temporary folder, replaces one
+piece of code by the faulty one, and runs that fault's test against the copy. The test must pass on the copy without
+the fault and fail with it. A replacement that no longer fits the source is an error, not a pass.
+
+Usage: python tools/faults.py [number ...]
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
+    (
+        1,
+        "z_hat divided by the variance instead of the standard deviation",
+        [("ladder.py", "normalize(z_hat, mean, inverse_std)", "normalize(z_hat, mean, inverse_std.square())")],
+    ),
+    (
+        2,
+        "z_hat not normalised",
+        [("ladder.py", "mse_loss(normalize(z_hat, mean, inverse_std), z_clean)", "mse_loss(z_hat, z_clean)")],
+    ),
+    (
+        3,
+        "noise added before the statistics are taken",
+        [
+            (
+                "ladder.py",
+                "normalized = [batch_normalize(stream) for stream in z_pre]",
+                "z_pre = [self._corrupt(z_pre[0], layer), *z_pre[1:]]\n"
+                "            normalized = [batch_normalize(stream) for stream in z_pre]",
+            )
+        ],
+    ),
+    (
+        4,
+        "softmax followed by a cross-entropy that takes logits",
+        [("losses.py", "functional.cross_entropy(logits, y)", "functional.cross_entropy(_softmax(logits), y)")],
+    ),
+    (
+        5,
+        "the clean target detached",
+        [("ladder.py", "inverse_std), z_clean)", "inverse_std), z_clean.detach())")],
+    ),
+    (
+        2,
+        "layer 0 normalised as well",
+        [("ladder.py", "mse_loss(z_hat, x_clean)", "mse_loss(batch_normalize(z_hat).z, x_clean)")],
+    ),
+    (
+        5,
+        "the clean statistics detached",
+        [
+            (
+                "ladder.py",
+                "normalize(z_hat, mean, inverse_std), z_clean)",
+                "normalize(z_hat, mean.detach(), inverse_std.detach()), z_clean)",
+            )
+        ],
+    ),
+    (
+        6,
+        "one set of statistics for labelled and unlabelled rows",
+        [
+            (
+                "ladder.py",
+                "z = [stream.z for stream in normalized]",
+                "z = list(torch.split(batch_normalize(torch.cat(list(z_pre))).z, sizes))",
+            )
+        ],
+    ),
+    (
+        7,
+        "labelled rows left out of the unlabelled stream",
+        [
+            ("estimators.py", "kept = np.delete(np.arange(len(rows)), held_out)", "kept = np.flatnonzero(~labeled)"),
+            ("estimators.py", "x[torch.from_numpy(kept)] if len(held_out) else x,", "x[torch.from_numpy(kept)],"),
+        ],
+    ),
+    (
+        8,
+        "batch statistics at prediction",
+        [
+            (
+                "rungs.py",
+                "self.activate(self.rung.statistics.normalize(self.map(h)))",
+                "self.activate(__import__('laddernet').normalization.batch_normalize(self.map(h)).z)",
+            )
+        ],
+    ),
+    (
+        9,
+        "a rate that is logged as decaying while the optimiser's stays",
+        [
+            ("training.py", "                schedule.step()\n", ""),
+            ("training.py", 'float(optimizer.param_groups[0]["lr"])', "config.learning_rate * decay(per_epoch)"),
+        ],
+    ),
+    (
+        10,
+        "a schedule that rises again past its end",
+        [("training.py", "max(self.steps - step, 0)", "abs(self.steps - step)")],
+    ),
+    (
+        11,
+        "the optimiser made anew at every epoch",
+        [
+            (
+                "training.py",
+                "            ladder.train()\n",
+                "            ladder.train()\n"
+                "            optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)\n",
+            )
+        ],
+    ),
+    (
+        12,
+        "inputs not scaled",
+        [("scaling.py", 'if method == "none":', "if True:")],
+    ),
+    (
+        13,
+        "unbalanced choice of the labelled rows, with replacement",
+        [
+            (
+                "data/labels.py",
+                "    return np.sort(chosen)",
+                "    return np.sort(rng.integers(len(y), size=count))",
+            )
+        ],
+    ),
+    (
+        14,
+        "hanging when there are as many labels as a batch, or fewer",
+        [
+            (
+                "training.py",
+                "range(0, max(rows - batch_size, 0) + 1, batch_size)",
+                "range(0, rows - batch_size, batch_size)",
+            )
+        ],
+    ),
+    (
+        15,
+        "the model judged on rows that train it",
+        [("estimators.py", "x[torch.from_numpy(kept)] if len(held_out) else x,", "x,")],
+    ),
+]
+
+
+def passes(source: Path, number: int) -> bool:
+    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    check = "import laddernet, sys; sys.exit(not laddernet.__file__.startswith(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", check, str(source)], env=environment, check=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["tests/test_known_faults.py", "-k", f"fault_{number:02}"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode not in (0, 1):
+        sys.exit(f"pytest could not run the test of fault {number}:\n{result.stdout}{result.stderr}")
+    return result.returncode == 0
+
+
+def main() -> None:
+    numbers = {int(argument) for argument in sys.argv[1:]}
+    chosen = [fault for fault in FAULTS if not numbers or fault[0] in numbers]
+    unseen = []
+    for number, title, replacements in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder).resolve() / "src"
+            shutil.copytree(ROOT / "src", source)
+            sound = passes(source, number)
+            for file, old, new in replacements:
+                path = source / "laddernet" / file
+                text = path.read_text(encoding="utf-8")
+                if text.count(old) != 1:
+                    sys.exit(f"fault {number}: {old!r} stands {text.count(old)} times in {file}, not once")
+                path.write_text(text.replace(old, new), encoding="utf-8")
+            seen = sound and not passes(source, number)
+        print(f"{number:2}  {'seen' if seen else 'NOT SEEN':8}  {title}", flush=True)
+        unseen += [] if seen else [title]
+    if unseen:
+        sys.exit(f"not seen: {unseen}")
+    print(f"all {len(chosen)} faults were seen by their tests")
+
+
+if __name__ == "__main__":
+    main()
