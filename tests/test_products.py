@@ -8,6 +8,7 @@ from laddernet.products import LinearMap
 def problem():
     generator = torch.Generator().manual_seed(0)
     linear = LinearMap(40, 30)
+    torch.nn.init.normal_(linear.weight, generator=generator)
     h = torch.randn(20, 40, generator=generator, requires_grad=True)
     return linear, h, torch.randn(20, 30, generator=generator)
 

@@ -110,7 +110,7 @@ def _all_recipes() -> dict[str, Recipe]:
         hidden_layer_sizes=(250, 250),
         denoising_weights=(1000.0, 10.0, 0.1, 0.1),
         learning_rate=0.01,
-        max_epochs=100,
+        max_epochs=150,
     )
     mnist_50 = _mnist(50, (2000, 20, 0.1), "1.62 ± 0.65")
     mnist_100 = _mnist(100, (1000, 10, 0.1), "1.06 ± 0.37")
