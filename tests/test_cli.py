@@ -63,6 +63,13 @@ def test_an_existing_run_is_kept_and_a_default_folder_is_new(tmp_path):
     assert (tmp_path / "runs/digits-50-seed-0/weights.safetensors").read_bytes() != before
 
 
+def test_a_validation_error_is_shown_where_rows_are_kept_back(tmp_path):
+    result = call(*QUICK, "--no-baseline", "--validation-fraction", 0.2, "--out", "run")
+    assert "validation error" in result.stderr
+    record = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])
+    assert 0 <= record["validation_error"] <= 1
+
+
 @pytest.mark.parametrize("variant", ["gamma", "bottom", "baseline"])
 def test_variants(variant):
     result = call(*QUICK, "--variant", variant, "--no-baseline", "--out", "run")

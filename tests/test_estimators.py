@@ -22,7 +22,7 @@ def small(kind=LadderClassifier, **settings):
     return kind(
         **{
             "hidden_layer_sizes": (30,),
-            "max_epochs": 20,
+            "max_epochs": 60,
             "batch_size": 30,
             "learning_rate": 0.01,
             "random_state": 0,

@@ -105,6 +105,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the labelled rows and all else random.")] = 0,
     variant: Annotated[Variant | None, typer.Option(help="Which layers denoise.")] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the labelled rows kept back, to show an error each epoch.")
+    ] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Run folder to write. [default: a new one under runs/]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in --out.")] = False,
     data_dir: DataDir = None,
@@ -118,6 +121,7 @@ def train(
 ) -> None:
     """Train on a data set of which few rows keep their label, test, and write a run folder."""
     chosen = _choose_recipe(data, labels, recipe, variant, epochs)
+    chosen = replace(chosen, validation_fraction=validation_fraction)
     folder = out or _new_folder(Path("runs") / f"{chosen.name}-seed-{seed}")
 
     from laddernet.checkpoints import check_free, save_run

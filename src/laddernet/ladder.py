@@ -85,7 +85,7 @@ class Ladder(nn.Module):
     supervised_path : {"noisy", "clean"}
         Which path the supervised cost comes from. The paper's is "noisy".
     generator : torch.Generator, optional
-        Source of the decoder's starting weights (drawn on the generator's device) and of all noise.
+        Source of the decoder's starting weights and of all noise. Must be on the device that the ladder runs on.
 
     Raises
     ------
@@ -142,20 +142,22 @@ class Ladder(nn.Module):
         reached = [layer for layer, weight in enumerate(self.denoising_weights) if weight > 0]
         self._highest_target = max(reached, default=0)
         self._has_clean_stream = self._highest_target > 0
-        self.decoder = nn.ModuleDict(
-            {str(layer): self._decoder_layer(layer, combinator) for layer in range(min(reached), layers + 1)}
-            if reached
-            else {}
-        )
+        start = generator
+        if generator is not None and generator.device.type != "cpu":
+            start = torch.Generator().manual_seed(generator.initial_seed())
+        built = range(min(reached), layers + 1) if reached else ()
+        self.decoder = nn.ModuleDict({str(layer): self._decoder_layer(layer, combinator, start) for layer in built})
 
-    def _decoder_layer(self, layer: int, combinator: str | CombinatorFactory) -> DecoderLayer:
+    def _decoder_layer(
+        self, layer: int, combinator: str | CombinatorFactory, start: torch.Generator | None
+    ) -> DecoderLayer:
         if isinstance(combinator, str):
             if combinator not in COMBINATORS:
                 raise ValueError(f"combinator must be one of {', '.join(COMBINATORS)}, got {combinator!r}.")
             combinator = COMBINATORS[combinator]
         features = self._section(layer - 1).rung.features if layer > 0 else _in_features(self._section(0).map)
-        back = mirror(self._section(layer).map, self.generator) if layer < len(self.sections) else None
-        made = DecoderLayer(back, combinator(features, generator=self.generator), features)
+        back = mirror(self._section(layer).map, start) if layer < len(self.sections) else None
+        made = DecoderLayer(back, combinator(features, generator=start), features)
         return made.to(self._section(0).rung.beta.device, self._section(0).rung.beta.dtype)
 
     # Training: the streams up, the decoder down, the costs.

@@ -21,6 +21,8 @@ class Recipe:
         How many rows keep their label, balanced over the classes; None for all.
     hidden_layer_sizes, variant, noise_std, denoising_weights, learning_rate, decay_start, batch_size, max_epochs
         As in `LadderClassifier`.
+    validation_fraction : float
+        As in `LadderClassifier`; a share of the labelled rows.
     baseline_noise_std : float or tuple of float
         The noise of the supervised-only network that is trained beside it.
     paper : str
@@ -39,6 +41,7 @@ class Recipe:
     decay_start: float = 2 / 3
     batch_size: int = 100
     max_epochs: int
+    validation_fraction: float = 0.0
     baseline_noise_std: float | tuple[float, ...] = 0.3
     paper: str = ""
 

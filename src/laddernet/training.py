@@ -209,7 +209,7 @@ def train(
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             ladder.train()
-            sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=torch.float64, device=x.device)
+            sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=x.dtype, device=x.device)
             for _ in range(per_epoch):
                 labeled = next(labeled_batches).to(x.device)
                 x_unlabeled = x[next(unlabeled_batches).to(x.device)] if ladder.decoder else None
