@@ -160,6 +160,23 @@ def test_small_ladders_train_on_one_thread(width, expected):
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("variant", ["full", "bottom", "baseline"])
+def test_validation_sees_statistics_of_clean_rows(variant):
+    """Also where training itself runs no clean stream, and so knows the noisy rows' statistics alone."""
+    ladder, x, *labeled = problem(variant=variant)
+    seen = []
+
+    def validate(ladder):
+        z_pre = ladder.sections[0].map(x)
+        torch.testing.assert_close(ladder.sections[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
+        seen.append(True)
+        return 0.5
+
+    config = TrainingConfig(epochs=2, batch_size=10)
+    train(ladder, x, *labeled, config, generator=generator(), validate=validate)
+    assert len(seen) == 2
+
+
 def test_early_stopping_goes_back_to_the_best_epoch():
     errors = iter([0.5, 0.2, 0.3, 0.2, 0.1])
     states = []

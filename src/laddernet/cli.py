@@ -59,7 +59,7 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (typer.BadParameter, typer.Exit):
             raise
         except KeyboardInterrupt:
-            _say("interrupted; nothing was written.")
+            _say("interrupted; results that were finished are kept, the unfinished one is not written.")
             raise typer.Exit(130) from None
         except Exception as error:
             if kwargs.get("debug"):

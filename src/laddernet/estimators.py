@@ -156,6 +156,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             validate=validate if len(held_out) else None,
             callback=callback if callback is not None or not self.verbose else _progress(),
         )
+        self.ladder_.generator = None  # its work is done, and not every generator can be pickled
         self.n_iter_ = len(self.history_)
         self.precision_ = resolve_precision(self.precision)
         return self

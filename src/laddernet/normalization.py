@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 EPSILON = 1e-10
 """Added to every variance, as in the paper's own experiments."""
@@ -81,6 +81,7 @@ class _BatchNormalize(torch.autograd.Function):
         return z, mean, inverse_std
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any, grad_z: Tensor | None, grad_mean: Tensor | None, grad_inverse_std: Tensor | None
     ) -> Tensor | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 
@@ -45,6 +45,7 @@ class _LowPrecisionProduct(torch.autograd.Function):
         return (h_low @ weight_low.t()).to(h.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         h_low, weight_low = ctx.saved_tensors
         grad_low = grad.to(h_low.dtype)

@@ -152,7 +152,8 @@ def fetch(name: str, *, data_dir: Path | None = None, mirrors: Sequence[str] = M
             try:
                 pooch.retrieve(mirror + file, known_hash, fname=file, path=folder)
             except (requests.RequestException, OSError, ValueError) as error:
-                reasons[file] = f"{type(error).__name__} from {mirror}"
+                what = "another hash than it should have" if type(error) is ValueError else type(error).__name__
+                reasons[file] = f"{what}, from {mirror}"
             else:
                 reasons.pop(file, None)
                 break
