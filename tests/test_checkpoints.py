@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,28 @@ def test_an_existing_run_is_never_replaced_unless_told(run):
     assert [path.name for path in run.parent.iterdir()] == ["iris"]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_overwrite_that_is_broken_off_brings_the_old_run_back(run, monkeypatch, error):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name.startswith(".iris.") and Path(target) == run:  # the new run, about to take its place
+            raise error("stopped")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(error):
+        save(fitted(), run, overwrite=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert [path.name for path in run.parent.iterdir()] == ["iris"]
+
+
+def test_numpy_arguments_are_written_as_numbers(tmp_path):
+    save(fitted(hidden_layer_sizes=np.array([8, 5]), random_state=np.int64(1)), tmp_path / "run")
+    assert load_run(tmp_path / "run").model.random_state == 1
+
+
 def test_a_folder_that_is_no_run_is_not_overwritten_even_when_told(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="not a run folder, so it is not overwritten"):
@@ -123,7 +146,11 @@ DAMAGES = {
     "unknown field": (lambda run: edit_config(run, surprise=1), "missing or unknown fields: surprise"),
     "estimator": (lambda run: edit_config(run, estimator="os.system"), "not a usable run.*os.system"),
     "argument": (lambda run: edit_config(run, parameters={"depth": 3}), "not a usable run.*depth"),
+    "arguments": (lambda run: edit_config(run, parameters=[1]), "not a usable run"),
+    "classes": (lambda run: edit_config(run, labels={"classes": [[0], [1]], "dtype": "<i8"}), "not all strings or"),
+    "depth": (lambda run: (run / "config.json").write_text("[" * 100_000), "config.json is damaged"),
     "width": (lambda run: edit_config(run, n_features_in=9), "another number of columns than 9"),
+    "huge": (lambda run: edit_config(run, parameters={"hidden_layer_sizes": [10**6, 10**6]}), "other widths than"),
     "weights gone": (lambda run: (run / "weights.safetensors").unlink(), "not a usable run"),
     "weights cut": (
         lambda run: (run / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:-50]),

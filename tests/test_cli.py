@@ -116,6 +116,18 @@ def test_a_failure_exits_with_1_and_one_line():
     assert call(*QUICK, "--device", "toaster", status=1).stderr.count("\n") == 1
 
 
+def test_an_unwritable_folder_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = call(*QUICK, "--out", "file/run", status=1)
+    assert result.stderr.startswith("laddernet: no run can be written to file/run")
+
+
+def test_names_say_what_was_trained_and_may_hold_brackets(tmp_path):
+    call("train", "digits", "--labels", 60, "--variant", "gamma", "--epochs", 1, "--no-baseline")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-60-gamma-seed-0"]
+    assert "run written to a[/b]" in call(*QUICK, "--no-baseline", "--out", "a[/b]").stdout
+
+
 def test_debug_shows_the_traceback():
     result = RUNNER.invoke(app, ["evaluate", "nowhere", "digits", "--debug"])
     assert result.exit_code == 1

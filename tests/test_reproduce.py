@@ -19,7 +19,9 @@ def test_each_seed_is_appended_once(tmp_path):
     first = run(tmp_path, 1)
     assert run(tmp_path, 2) is None
     content = json.loads((tmp_path / "quick.json").read_text())
-    assert content == {"recipe": "quick", "seeds": [first, second]}
+    assert set(content) == {"recipe", "settings", "seeds"}
+    assert content["settings"]["max_epochs"] == 2
+    assert content["seeds"] == [first, second]
     assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
 
 
@@ -41,16 +43,23 @@ def test_the_same_seed_gives_the_same_result(tmp_path):
     assert run(tmp_path, 0)["cost"] != run(tmp_path, 1)["cost"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "other", "seeds": []}', '{"recipe": "quick", "seeds": [{}]}'],
-)
+OTHER_FILES = ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "quick", "seeds": []}']
+OTHER_FILES += ['{"recipe": "other", "seeds": []}', '{"recipe": "quick", "seeds": [{}]}']
+
+
+@pytest.mark.parametrize("content", OTHER_FILES)
 def test_a_file_that_is_something_else_is_left_alone(tmp_path, content):
     path = tmp_path / "quick.json"
     path.write_text(content)
     with pytest.raises(RunError, match="quick.json is not a results file"):
         run(tmp_path, 0)
     assert path.read_text() == content
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    run(tmp_path, 0)
+    with pytest.raises(RunError, match="has results of quick with other settings"):
+        run(tmp_path, 1, replace(QUICK, learning_rate=0.1))
 
 
 def test_no_file_means_no_results(tmp_path):

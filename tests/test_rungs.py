@@ -43,15 +43,29 @@ def with_batch_norm():
         nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)),
         nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3, bias=False)),
         nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 3)),
+        nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 3)),
         with_batch_norm(),
     ],
-    ids=["linear", "bias", "tanh", "plain-bn", "learned-bn"],
+    ids=["linear", "bias", "tanh", "plain-bn", "prelu", "learned-bn"],
 )
 def test_before_training_a_ladder_answers_as_the_network_did(encoder):
     x = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
     encoder.eval()
     expected = torch.softmax(encoder(x), dim=1)
     torch.testing.assert_close(Ladder(encoder).predict(x), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_in_float64_keeps_its_precision():
+    encoder, x = with_batch_norm().double(), torch.randn(10, 4, dtype=torch.float64)
+    expected = torch.softmax(encoder(x), dim=1)
+    torch.testing.assert_close(Ladder(encoder).predict(x), expected, rtol=1e-11, atol=1e-13)
+
+
+def test_the_plain_encoder_draws_no_random_numbers():
+    ladder = Ladder(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    before = torch.get_rng_state()
+    assert ladder.encoder(torch.zeros(2, 4)).shape == (2, 3)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_scale_is_learned_only_where_it_is_not_redundant():

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ from laddernet import __version__
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.scaling import Scaling
+from laddernet.training import resolve_precision
 
 FORMAT = 1
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
 }
+_NUMBERS = {np.dtype(kind).str for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")}
+_UNUSABLE = (
+    OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError, OverflowError
+)  # fmt: skip
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
 }  # fmt: skip
@@ -54,7 +60,20 @@ class Run:
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Raise RunError if a run cannot go to `folder`: something is there, and it is not to be overwritten."""
+    """Check, before a long training, that a run can be written to `folder`; its parents are made.
+
+    Raises
+    ------
+    RunError
+        If something is there that is not to be overwritten, or the parent folder cannot be written to.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)).rmdir()
+    except OSError as error:
+        raise RunError(
+            f"no run can be written to {folder}: {error.strerror or error}. Name another with --out."
+        ) from error
     if not folder.exists():
         return
     if not overwrite:
@@ -94,7 +113,6 @@ def save_run(
         If it cannot be written; what was there stays.
     """
     check_free(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(_tensors(model), beside / "weights.safetensors")
@@ -105,7 +123,9 @@ def save_run(
         for path in beside.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        beside.chmod(0o755)
+        for path in (beside / "weights.safetensors", beside):  # private to the user as they were made
+            mode = (beside / "config.json").stat().st_mode & 0o666
+            path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
         _replace(beside, folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -127,12 +147,13 @@ def load_run(folder: Path) -> Run:
         raise RunError(f"{folder / 'config.json'} has missing or unknown fields: {', '.join(sorted(unexpected))}.")
     try:
         model = _rebuild(config)
-        _load_weights(model, folder / "weights.safetensors", config["n_features_in"])
+        _load_weights(model, folder / "weights.safetensors")
         lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
         model.history_ = [json.loads(line) for line in lines]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _UNUSABLE as error:
         raise RunError(f"{folder} is not a usable run: {' '.join(str(error).split())}") from error
     model.n_iter_ = len(model.history_)
+    model.precision_ = resolve_precision(model.precision)
     return Run(model=model, training=config["training"], metrics=_read(folder / "metrics.json"))
 
 
@@ -168,7 +189,11 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
     model = _ESTIMATORS[config["estimator"]](**parameters)
     labels, features = config["labels"], config["n_features_in"]
     if isinstance(model, LadderClassifier):
-        model.classes_ = np.array(labels["classes"], dtype=np.dtype(labels["dtype"]))
+        if not all(isinstance(label, (str, int, float)) for label in labels["classes"]):
+            raise ValueError("the classes are not all strings or numbers.")
+        model.classes_ = np.array(labels["classes"])
+        if model.classes_.dtype.kind in "iuf" and labels["dtype"] in _NUMBERS:
+            model.classes_ = model.classes_.astype(labels["dtype"])
     else:
         model.y_mean_, model.y_scale_ = float(labels["mean"]), float(labels["scale"])
     model.n_features_in_ = features
@@ -178,11 +203,15 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
     return model
 
 
-def _load_weights(model: LadderClassifier | LadderRegressor, path: Path, features: int) -> None:
-    tensors = load_file(path)
+def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
+    tensors, features = load_file(path), model.n_features_in_
     model.scaling_ = Scaling(tensors.pop(_CENTER).numpy(), tensors.pop(_SCALE).numpy(), tensors.pop(_SIZE).item())
     if model.scaling_.center.shape != (features,) or model.scaling_.scale.shape != (features,):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
+    widths = (features, *model.hidden_layer_sizes, model._outputs())
+    for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):  # before any memory is taken for them
+        if tuple(tensors[f"{_LADDER}sections.{layer}.map.weight"].shape) != (fan_out, fan_in):
+            raise ValueError(f"{path.name} holds other widths than {widths}.")
     ladder = model._build_ladder(features, seed=0, device=torch.device("cpu"))
     ladder.load_state_dict({name.removeprefix(_LADDER): tensor for name, tensor in tensors.items()})
     model.ladder_ = ladder.eval()
@@ -197,15 +226,22 @@ def _replace(complete: Path, folder: Path) -> None:
     folder.rename(old)
     try:
         complete.rename(folder)
-    except OSError:
+    except BaseException:
         old.rename(folder)
+        old.parent.rmdir()
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's numbers and arrays, as JSON knows them."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be written to a run.")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -213,7 +249,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path.parent} is not a run folder: {path.name} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged: it does not hold a JSON object.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from laddernet import __version__
@@ -122,18 +123,19 @@ def train(
     """Train on a data set of which few rows keep their label, test, and write a run folder."""
     chosen = _choose_recipe(data, labels, recipe, variant, epochs)
     chosen = replace(chosen, validation_fraction=validation_fraction)
-    folder = out or _new_folder(Path("runs") / f"{chosen.name}-seed-{seed}")
+    title = f"{data}-{chosen.labels}" + ("" if chosen.variant == "full" else f"-{chosen.variant}")
+    usual = Path("runs") / f"{title}-seed-{seed}"
 
     from laddernet.checkpoints import check_free, save_run
     from laddernet.data import load
     from laddernet.progress import progress
     from laddernet.reproduce import Machine, run_recipe
 
-    check_free(folder, overwrite=overwrite)
+    check_free(out or _new_folder(usual), overwrite=overwrite)
     machine = Machine(device=device, precision=precision, data_dir=data_dir)
     rows = load(data, data_dir=data_dir, seed=seed)
     with_baseline = baseline and chosen.variant != "baseline"
-    ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=progress(title=chosen.name))
+    ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=progress(title=title))
     metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
     if with_baseline:
         supervised = run_recipe(
@@ -142,7 +144,6 @@ def train(
         metrics["baseline_test_error"] = round(supervised.test_error, 4)
         metrics["baseline_seconds"] = round(supervised.seconds, 2)
     training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": recipe or chosen.name}
-    save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=overwrite)
 
     table = Table(title=f"{data}, {chosen.labels} labels of {len(rows.y_train)} rows, seed {seed}")
     for column in ("network", "test error", f"wrong of {len(rows.y_test)}", "seconds"):
@@ -152,7 +153,9 @@ def train(
         table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))
     console = Console()
     console.print(table)
-    console.print(f"run written to {folder}", soft_wrap=True, highlight=False)
+    folder = out or _new_folder(usual)
+    save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=overwrite)
+    typer.echo(f"run written to {folder}")
     if as_json:
         verdict = {
             "dataset": data,
@@ -180,9 +183,13 @@ def evaluate(
     _check_dataset(data)
     from laddernet.checkpoints import load_run
     from laddernet.data import load
+    from laddernet.errors import RunError
 
     loaded = load_run(run)
-    rows = load(data, data_dir=data_dir, seed=int(loaded.training["seed"]))
+    seed = loaded.training.get("seed")
+    if not hasattr(loaded.model, "classes_") or not isinstance(seed, int):
+        raise RunError(f"{run} is not a classifier that the train command wrote for a named data set.")
+    rows = load(data, data_dir=data_dir, seed=seed)
     error = 100 * (1 - loaded.model.score(rows.x_test, rows.y_test))
     typer.echo(f"{run} on {data}: test error {error:.2f} % of {len(rows.y_test)} rows")
     if as_json:
@@ -244,7 +251,7 @@ def list_data(data_dir: DataDir = None, debug: Debug = False) -> None:
         else:
             where = str(data_folder(data_dir) / name)
         numbers = (info.train_rows, info.test_rows, info.features, info.classes)
-        table.add_row(name, *(f"{number:,}" for number in numbers), where)
+        table.add_row(name, *(f"{number:,}" for number in numbers), escape(where))
     Console().print(table)
 
 

@@ -3,6 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -169,8 +170,14 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "early_stopping needs rows to judge by: set validation_fraction, e.g. to 0.2, to keep that share of "
                 "the labelled rows out of training."
             )
-        if isinstance(self.max_epochs, str) and self.max_epochs != "auto":
-            raise ValueError(f"max_epochs must be 'auto' or a number, got {self.max_epochs!r}.")
+        if self.max_epochs != "auto" and not isinstance(self.max_epochs, Integral):
+            raise ValueError(f"max_epochs must be 'auto' or a whole number, got {self.max_epochs!r}.")
+        if not isinstance(self.batch_size, Integral):
+            raise ValueError(f"batch_size must be a whole number, got {self.batch_size!r}.")
+        if isinstance(self.hidden_layer_sizes, (Integral, str)):
+            raise ValueError(
+                f"hidden_layer_sizes must be a sequence of widths, such as (250, 250), got {self.hidden_layer_sizes!r}."
+            )
         epochs = -(-_AUTO_STEPS // steps_per_epoch(rows, max(self.batch_size, 1)))
         return TrainingConfig(
             epochs=min(max(epochs, 10), 1000) if isinstance(self.max_epochs, str) else self.max_epochs,
@@ -200,6 +207,12 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 f"the {len(rows)} labelled rows cannot be split into training and validation rows with "
                 f"validation_fraction={self.validation_fraction}: {error} Set validation_fraction=0, or label more."
             ) from error
+        wanted, kept = set(labels[rows].tolist()), set(labels[train_rows].tolist())
+        if (self._task == "classification" and kept != wanted) or len(train_rows) < 2:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} leaves too few of the {len(rows)} labelled rows "
+                "to train on (a class would have none). Lower it, or label more."
+            )
         return np.sort(train_rows), np.sort(validation_rows)
 
     @property
@@ -344,6 +357,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         Epochs run.
     history_ : list of dict
         One an epoch; see `laddernet.training.EpochRecord`. `validation_error` is the share of wrong answers.
+    precision_ : str
+        What ``precision="auto"`` stood for.
     ladder_ : Ladder
         The trained network, on scaled inputs.
     scaling_ : Scaling
@@ -415,6 +430,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Share of right answers among the rows of `X` that have a label in `y`."""
+        check_consistent_length(X, y, sample_weight)
         labels, labeled = self._read_labels(y)
         weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
         truth, answers = labels[labeled].tolist(), self.predict(X)[labeled].tolist()
@@ -479,6 +495,7 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Coefficient of determination over the rows of `X` that have a label in `y`."""
+        check_consistent_length(X, y, sample_weight)
         labels, labeled = self._read_labels(y)
         weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
         return float(r2_score(labels[labeled], self.predict(X)[labeled], sample_weight=weight))

@@ -278,7 +278,9 @@ class Ladder(nn.Module):
     def predict(self, x: Tensor) -> Tensor:
         """Class probabilities (classification, multilabel) or values (regression) of each row.
 
-        Uses the clean path with stored statistics, so a row's answer does not depend on the others.
+        Uses the clean path with stored statistics, so a row's answer does not depend on the others. During training
+        these are running averages, of the clean stream where a cost needs one, else of the noisy rows; `calibrate`
+        makes them exact.
 
         Parameters
         ----------
@@ -293,6 +295,8 @@ class Ladder(nn.Module):
     @torch.no_grad()
     def denoise(self, x: Tensor) -> Tensor:
         """Reconstruct the input: up the encoder without further noise, down the decoder.
+
+        The decoder's statistics are those of the last `calibrate`; call it first, as `training.train` does at its end.
 
         Parameters
         ----------
@@ -439,7 +443,7 @@ def default_weights(variant: Variant, layers: int) -> tuple[float, ...]:
 
 
 def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float, ...]:
-    stds = (noise_std,) * (layers + 1) if isinstance(noise_std, (int, float)) else tuple(noise_std)
+    stds = (float(noise_std),) * (layers + 1) if not isinstance(noise_std, Sequence) else tuple(noise_std)
     if len(stds) != layers + 1:
         raise ValueError(
             f"noise_std must be one number or {layers + 1} of them, one for the input and one for each of the "

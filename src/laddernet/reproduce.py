@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from laddernet import __version__
 from laddernet.data import Dataset, hide_labels, load
 from laddernet.errors import RunError
+from laddernet.ladder import Ladder
 from laddernet.recipes import Recipe
-from laddernet.training import Callback, Precision
+from laddernet.training import Callback, Precision, cpu_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ def reproduce(
 ) -> dict[str, Any] | None:
     """Run a recipe with one seed and append the result to ``out / "<recipe>.json"``.
 
-    The file is ``{"recipe": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always complete.
+    The file is ``{"recipe": ..., "settings": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always
+    complete.
 
     Returns
     -------
@@ -98,9 +101,10 @@ def reproduce(
     Raises
     ------
     RunError
-        If the file is there but is not such a file; it is left as it is.
+        If the file is there but is not such a file, or has results of other settings; it is left as it is.
     """
     path = out / f"{recipe.name}.json"
+    out.mkdir(parents=True, exist_ok=True)
     if seed in {entry["seed"] for entry in read_results(path, recipe)}:
         return None
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
@@ -115,12 +119,21 @@ def reproduce(
         "epochs": outcome.model.n_iter_,
         "precision": outcome.model.precision_,
         "commit": commit,
-        "versions": {name: version(name) for name in ("laddernet", "torch", "numpy", "scikit-learn")},
-        "machine": _describe_machine(str(outcome.model.ladder_.steps.device)),
+        "versions": {"laddernet": __version__} | {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
+        "machine": _describe_machine(outcome.model.ladder_),
     }
-    entries = [*read_results(path, recipe), entry]  # read again: another process may have added one
-    _write_json(path, {"recipe": recipe.name, "seeds": sorted(entries, key=lambda e: int(e["seed"]))})
+    entries = read_results(path, recipe)  # read again: another process may have added some
+    if seed in {other["seed"] for other in entries}:
+        return None
+    seeds = sorted([*entries, entry], key=lambda e: int(e["seed"]))
+    _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": seeds})
     return entry
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What distinguishes one recipe's results from another's, as JSON gives it back."""
+    settings: dict[str, Any] = json.loads(json.dumps({"labels": recipe.labels, **recipe.settings()}))
+    return settings
 
 
 def read_results(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
@@ -137,10 +150,13 @@ def read_results(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries: list[dict[str, Any]] = content["seeds"]
         valid = content["recipe"] == recipe.name and all("test_error" in e and "seed" in e for e in entries)
+        same = content["settings"] == _settings(recipe)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not a results file ({error}); move it away, it is left as it is.") from error
     if not valid:
         raise RunError(f"{path} is not a results file of {recipe.name}; move it away, it is left as it is.")
+    if not same:
+        raise RunError(f"{path} has results of {recipe.name} with other settings; move it away, it is left as it is.")
     return entries
 
 
@@ -158,6 +174,8 @@ def _write_json(path: Path, content: Any) -> None:
 def _commit() -> str:
     """The commit of a source checkout (with + where it was changed), else empty."""
     here = Path(__file__).parent
+    if not (here.parents[1] / ".git").exists():  # installed: a repository further up would be the user's own
+        return ""
     command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -165,12 +183,14 @@ def _commit() -> str:
         return ""
 
 
-def _describe_machine(device: str) -> str:
+def _describe_machine(ladder: Ladder) -> str:
     import torch
 
-    if device.startswith("cuda"):
+    device = ladder.steps.device
+    if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = cpu_threads(ladder)
+    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _processor() -> str:

@@ -85,7 +85,7 @@ class Section(nn.Module):
             norm.running_mean.copy_(statistics.mean)
             norm.running_var.copy_(statistics.var)
         assert isinstance(self.map, nn.Linear)
-        linear = nn.Linear(self.map.in_features, self.map.out_features, bias=False)
+        linear = nn.Linear(self.map.in_features, self.map.out_features, bias=False, device="meta")
         linear.weight = copy.deepcopy(self.map.weight)
         activation = [] if isinstance(self.activation, nn.Identity) else list(_leaves(self.activation))
         return [linear, norm, *copy.deepcopy(activation)]
@@ -205,6 +205,8 @@ def _check(modules: list[nn.Module]) -> None:
 
 
 def _is_elementwise(module: nn.Module) -> bool:
+    if isinstance(module, nn.PReLU):  # one slope a column, so that the probe below may not fit
+        return True
     with torch.no_grad():
         probe = torch.linspace(-2.0, 2.5, 12).view(3, 4)
         try:
@@ -225,14 +227,17 @@ def _section(modules: list[nn.Module], *, top: bool) -> Section:
     activation = after[0] if len(after) == 1 else nn.Sequential(*after) if after else nn.Identity()
     redundant_scale = not top and all(isinstance(module, HOMOGENEOUS) for module in after)
     rung = Rung(linear.out_features, scale=_has_learned_scale(norm) or not redundant_scale)
+    rung.to(linear.weight.device, linear.weight.dtype)
     with torch.no_grad():
-        if norm is not None:
+        if norm is None:
+            rung.statistics.var -= EPSILON
+        else:
             _keep(norm, rung)
         if linear.bias is not None:  # the stored mean stands for it, until training or calibration
             rung.statistics.mean -= linear.bias
     map = LinearMap(linear.in_features, linear.out_features)
     map.weight = linear.weight
-    return Section(map, rung.to(linear.weight.device, linear.weight.dtype), activation)
+    return Section(map, rung, activation)
 
 
 def _has_learned_scale(norm: nn.BatchNorm1d | None) -> bool:

@@ -29,7 +29,8 @@ class Scaling:
     center, scale : float64 array of shape (features,)
         The scale of a column that never varied is infinite: nothing was learned from it, so its values are ignored.
     size : float
-        Root mean square, over the columns that vary, of the scaled columns' standard deviation.
+        Root mean square of the scaled columns' standard deviation: over all columns for "pooled", over those that vary
+        for "columns"; that of MNIST's pixels is assumed for "none".
     """
 
     center: NDArray[np.float64]
@@ -68,7 +69,7 @@ class Scaling:
         varies = scaler.scale_ == std  # StandardScaler puts 1 where the variance is but rounding
         std = np.where(varies, std, 0.0)
         if method == "auto":
-            same_unit = features >= _MANY_COLUMNS and np.mean(std[std > 0] * _SAME_UNIT > std.max()) > 0.5
+            same_unit = std.any() and features >= _MANY_COLUMNS and np.mean(std[std > 0] * _SAME_UNIT > std.max()) > 0.5
             method = "pooled" if same_unit else "columns"
         size, unit = (PIXELS, np.sqrt(np.mean(std**2))) if method == "pooled" else (1.0, std)
         return cls(scaler.mean_, np.where(std > 0, unit / size, np.inf), size)

@@ -105,6 +105,8 @@ class TrainingConfig:
 class LinearDecay:
     """Factor on the learning rate: 1 for the first steps, then linearly to 0 at the end, and 0 ever after.
 
+    With ``start=1`` it is 1 throughout.
+
     Deviation: the original lowers the rate once an epoch; here it falls a step at a time.
 
     Parameters
@@ -123,6 +125,12 @@ class LinearDecay:
         remaining = max(self.steps - step, 0)
         decaying = self.steps * (1 - self.start)
         return 1.0 if remaining >= decaying else remaining / decaying
+
+
+def cpu_threads(ladder: Ladder) -> int:
+    """Return how many CPU threads `train` uses: torch's number, or one for a small ladder on the CPU."""
+    small = sum(parameter.numel() for parameter in ladder.parameters()) < ONE_THREAD_PARAMETERS
+    return 1 if small and ladder.steps.device.type == "cpu" else torch.get_num_threads()
 
 
 def resolve_precision(precision: Precision) -> Precision:
@@ -194,7 +202,11 @@ def train(
     ------
     TrainingError
         If a cost becomes infinite or NaN.
+    ValueError
+        If there is a patience and nothing to judge by.
     """
+    if config.patience is not None and validate is None:
+        raise ValueError("patience needs validate, the error that it waits for.")
     optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)
     per_epoch = steps_per_epoch(len(x), config.batch_size)
     decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
@@ -208,8 +220,7 @@ def train(
     callback.on_train_begin(config.epochs, per_epoch)
     threads = torch.get_num_threads()
     try:
-        if x.device.type == "cpu" and sum(p.numel() for p in ladder.parameters()) < ONE_THREAD_PARAMETERS:
-            torch.set_num_threads(1)
+        torch.set_num_threads(cpu_threads(ladder))
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             ladder.train()
