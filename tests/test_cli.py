@@ -156,7 +156,7 @@ def test_lists():
 
 
 def laddernet(*arguments):
-    command = [sys.executable, "-c", "from laddernet.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "laddernet", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
 
 

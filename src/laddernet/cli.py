@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +75,7 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _say(text: str) -> None:
-    print(f"laddernet: {text}", file=sys.stderr)  # noqa: T201
+    typer.echo(f"laddernet: {text}", err=True)
 
 
 def _show_version(wanted: bool) -> None:
