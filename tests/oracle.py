@@ -172,7 +172,9 @@ def costs(p: Parameters, problem: Problem) -> tuple[Array, Array, list[Array | N
         for layer in range(top, -1, -1):
             if layer not in p.a:
                 break
-            u = bn(z_hat if layer == top else z_hat @ p.V[layer + 1].T)
+            u = np.zeros_like(z_noisy[layer])
+            if problem.combinator != "lateral_only":
+                u = bn(z_hat if layer == top else z_hat @ p.V[layer + 1].T)
             z_hat = COMBINATORS[problem.combinator](p.a[layer], z_noisy[layer], u)
             if problem.weights[layer]:
                 compared = z_hat

@@ -137,6 +137,15 @@ def test_denoise_runs_down_to_the_input(make_case):
     np.testing.assert_allclose(case.ladder.denoise(x), z_hat, rtol=1e-7, atol=1e-9)
 
 
+def test_without_a_way_down_nothing_is_built_for_it(make_case):
+    ladder = make_case(combinator="lateral_only").ladder
+    assert all(decoder.map is None for decoder in ladder.decoder.values())
+    x = torch.randn(30, 5, dtype=torch.float64)
+    ladder.calibrate(x)
+    expected = oracle.g_lateral_only([ladder.decoder["0"].combinator.a.detach().numpy()], x.numpy(), x.numpy())
+    np.testing.assert_allclose(ladder.denoise(x), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("variant", ["gamma", "baseline"])
 def test_denoise_needs_a_decoder(make_case, variant):
     with pytest.raises(ValueError, match="no decoder down to the input.*Give layer 0 a weight"):
@@ -172,13 +181,15 @@ def test_running_statistics_are_those_of_the_clean_stream(make_case):
     ("setting", "decoder", "rows"),
     [
         ({}, ["0", "1", "2", "3"], [20, 20, 20]),
+        ({"combinator": "lateral_only"}, ["0", "1", "2", "3"], [20, 20, 20]),
+        ({"combinator": "lateral_only", "weights": (1.0, 0.0, 1.0, 0.0)}, ["0", "2"], [20, 20, 13]),
         ({"variant": "gamma"}, ["3"], [20, 20, 20]),
         ({"variant": "bottom"}, ["0", "1", "2", "3"], [13, 13, 13]),
         ({"variant": "baseline"}, [], [6, 6, 6]),
         ({"weights": (1.0, 1.0, 0.0, 0.0)}, ["0", "1", "2", "3"], [20, 13, 13]),
         ({"weights": (0.0, 0.0, 1.0, 0.0)}, ["2", "3"], [20, 20, 13]),
     ],
-    ids=["full", "gamma", "bottom", "baseline", "two-lowest", "one-inside"],
+    ids=["full", "lateral", "lateral-some", "gamma", "bottom", "baseline", "two-lowest", "one-inside"],
 )
 def test_only_what_a_cost_reaches_is_built_and_computed(make_case, setting, decoder, rows):
     case = make_case(**setting)

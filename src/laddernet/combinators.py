@@ -54,7 +54,12 @@ class Gaussian(_PerFeature):
 
 
 class LateralOnly(Gaussian):
-    """Ablation: the Gaussian combinator with ``u = 0``, so that nothing comes down from above."""
+    """Ablation: the Gaussian combinator with ``u = 0``, so that nothing comes down from above.
+
+    `needs_above` tells the ladder not to build or compute what would come down.
+    """
+
+    needs_above = False
 
     def forward(self, z_noisy: Tensor, u: Tensor) -> Tensor:
         """Combine; see the class."""

@@ -145,18 +145,18 @@ class Ladder(nn.Module):
         start = generator
         if generator is not None and generator.device.type != "cpu":
             start = torch.Generator().manual_seed(generator.initial_seed())
-        built = range(min(reached), layers + 1) if reached else ()
-        self.decoder = nn.ModuleDict({str(layer): self._decoder_layer(layer, combinator, start) for layer in built})
-
-    def _decoder_layer(
-        self, layer: int, combinator: str | CombinatorFactory, start: torch.Generator | None
-    ) -> DecoderLayer:
         if isinstance(combinator, str):
             if combinator not in COMBINATORS:
                 raise ValueError(f"combinator must be one of {', '.join(COMBINATORS)}, got {combinator!r}.")
             combinator = COMBINATORS[combinator]
+        needs_above = getattr(combinator, "needs_above", True)
+        built = range(min(reached), layers + 1) if reached and needs_above else reached
+        self.decoder = nn.ModuleDict({str(layer): self._decoder_layer(layer, combinator, start) for layer in built})
+
+    def _decoder_layer(self, layer: int, combinator: CombinatorFactory, start: torch.Generator | None) -> DecoderLayer:
         features = self._section(layer - 1).rung.features if layer > 0 else _in_features(self._section(0).map)
-        back = mirror(self._section(layer).map, start) if layer < len(self.sections) else None
+        needs_above = layer < len(self.sections) and getattr(combinator, "needs_above", True)
+        back = mirror(self._section(layer).map, start) if needs_above else None
         made = DecoderLayer(back, combinator(features, generator=start), features)
         return made.to(self._section(0).rung.beta.device, self._section(0).rung.beta.dtype)
 
@@ -239,8 +239,10 @@ class Ladder(nn.Module):
         down = None if encoded.logits_noisy is None else TASKS[self.task].activate(encoded.logits_noisy)
         for layer, decoder in self._decoder_layers():
             assert down is not None
-            u_pre = down if decoder.map is None else decoder.map(down)
-            z_hat = decoder.combinator(encoded.z_noisy[layer], batch_normalize(u_pre).z)
+            u = encoded.z_noisy[layer]
+            if decoder.needs_above:
+                u = batch_normalize(down if decoder.map is None else decoder.map(down)).z
+            z_hat = decoder.combinator(encoded.z_noisy[layer], u)
             if self.denoising_weights[layer] > 0 and layer == 0:  # compared with the raw input
                 assert x_clean is not None
                 costs[0] = nn.functional.mse_loss(z_hat, x_clean)
@@ -332,10 +334,13 @@ class Ladder(nn.Module):
             h = section.activate(z[-1])
         down = TASKS[self.task].activate(h)
         for layer, decoder in self._decoder_layers():
-            u_pre = down if decoder.map is None else decoder.map(down)
-            if layer == stop:
-                return u_pre
-            down = decoder.combinator(z[layer], decoder.statistics.normalize(u_pre))
+            u = z[layer]
+            if decoder.needs_above:
+                u_pre = down if decoder.map is None else decoder.map(down)
+                if layer == stop:
+                    return u_pre
+                u = decoder.statistics.normalize(u_pre)
+            down = decoder.combinator(z[layer], u)
         return down
 
     @torch.no_grad()
@@ -364,6 +369,8 @@ class Ladder(nn.Module):
             self._measure(section.rung.statistics, x, batch_size, partial(self._z_pre, layer=layer + 1))
         sample = x[:: -(-len(x) // DECODER_ROWS)]
         for layer, decoder in self._decoder_layers():
+            if not decoder.needs_above:
+                continue
             self._measure(decoder.statistics, sample, batch_size, partial(self._reconstruct, stop=layer))
 
     def _measure(self, statistics: Statistics, x: Tensor, batch_size: int, values: Callable[[Tensor], Tensor]) -> None:

@@ -99,7 +99,7 @@ class DecoderLayer(nn.Module):
     map : nn.Module or None
         From the layer above; None at the top, where u is the normalised noisy output.
     combinator : nn.Module
-        Called with ``(z_noisy, u)``.
+        Called with ``(z_noisy, u)``; where it has an attribute `needs_above` that is False, u is only of u's shape.
     features : int
         Width of the layer.
     """
@@ -108,6 +108,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.map = map
         self.combinator = combinator
+        self.needs_above: bool = getattr(combinator, "needs_above", True)
         self.statistics = Statistics(features)
 
 
