@@ -111,6 +111,36 @@ def test_calibration_depends_on_the_batch_size_by_rounding_only(make_case):
             torch.testing.assert_close(tensor, other[name], rtol=1e-9, atol=1e-10)
 
 
+def test_calibration_pools_with_the_statistics_of_earlier_rows(make_case):
+    case = make_case()
+    x = torch.randn(57, 5, dtype=torch.float64) * 3
+    rung = case.ladder.sections[0].rung
+    case.ladder.calibrate(x[:56])
+    case.ladder.calibrate(x[56:], rows_before=56)
+    z_pre = case.ladder.sections[0].map(x)
+    torch.testing.assert_close(rung.statistics.mean, z_pre.mean(dim=0))
+    torch.testing.assert_close(rung.statistics.var, z_pre.var(dim=0, correction=0))
+    with pytest.raises(ValueError, match="x has 1 rows; batch statistics need at least 2"):
+        case.ladder.calibrate(x[:1])
+
+
+def test_rows_weights_multiply_the_supervised_cost_alone(make_case):
+    def costs(weight):
+        torch.manual_seed(0)
+        ladder = simple(generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(1)
+        x, y = torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 0, 0, 1, 1])
+        return ladder(x, y, x, None if weight is None else torch.tensor(weight))
+
+    plain, ones, some, others = map(costs, (None, [1.0] * 6, [2.0, 0, 0, 1, 0.5, 0], [-1.0, 1, 1, 0, 0.5, 1]))
+    assert ones.supervised.item() == pytest.approx(plain.supervised.item(), rel=1e-6)
+    assert some.supervised.item() + others.supervised.item() == pytest.approx(plain.supervised.item(), rel=1e-6)
+    assert some.supervised.item() != pytest.approx(others.supervised.item(), rel=1e-2)
+    assert [c.item() for c in some.denoising] == [c.item() for c in plain.denoising]
+    with pytest.raises(ValueError, match=r"weight must have shape \(6,\), got \(2,\)"):
+        costs([1.0, 1.0])
+
+
 def test_the_plain_encoder_gives_the_logits(make_case):
     case = make_case(activation=nn.Tanh)
     x = torch.randn(30, 5, dtype=torch.float64)

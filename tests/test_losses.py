@@ -31,6 +31,22 @@ def test_binary_cross_entropy_is_the_mean_over_all_labels():
 
 
 @pytest.mark.parametrize(
+    ("cost", "y"),
+    [
+        (cross_entropy, torch.tensor([2, 1])),
+        (squared_error, torch.tensor([[1.0, 0.5, 2.0], [3.0, -1.0, 0.0]], dtype=torch.float64)),
+        (binary_cross_entropy, torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], dtype=torch.float64)),
+    ],
+)
+def test_a_rows_weight_multiplies_its_cost(cost, y):
+    first, second = (cost(LOGITS[i : i + 1], y[i : i + 1]).item() for i in (0, 1))
+    weighted = cost(LOGITS, y, torch.tensor([3.0, 0.5], dtype=torch.float64)).item()
+    assert weighted == pytest.approx((3 * first + 0.5 * second) / 2, rel=1e-12)
+    ones = torch.ones(2, dtype=torch.float64)
+    assert cost(LOGITS, y, ones).item() == pytest.approx(cost(LOGITS, y).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
     ("cost", "y", "message"),
     [
         (cross_entropy, torch.tensor([0, 3]), r"class indices in 0..2, got 0..3"),

@@ -10,7 +10,17 @@ from torch import nn
 from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
-from laddernet.training import Callback, LinearDecay, TrainingConfig, batches, steps_per_epoch, train
+from laddernet.training import (
+    Callback,
+    LinearDecay,
+    TrainingConfig,
+    TrainingInterrupted,
+    Validation,
+    batches,
+    make_optimizer,
+    steps_per_epoch,
+    train,
+)
 
 
 def generator(seed=0):
@@ -170,7 +180,7 @@ def test_validation_sees_statistics_of_clean_rows(variant):
         z_pre = ladder.sections[0].map(x)
         torch.testing.assert_close(ladder.sections[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
         seen.append(True)
-        return 0.5
+        return Validation(0.5)
 
     config = TrainingConfig(epochs=2, batch_size=10)
     train(ladder, x, *labeled, config, generator=generator(), validate=validate)
@@ -183,11 +193,98 @@ def test_early_stopping_goes_back_to_the_best_epoch():
 
     def validate(ladder):
         states.append(ladder.sections[0].map.weight.detach().clone())
-        return next(errors)
+        return Validation(next(errors))
 
     ladder, history = run(TrainingConfig(epochs=5, batch_size=10, patience=2), validate=validate)
     assert [record["validation_error"] for record in history] == [0.5, 0.2, 0.3, 0.2]
+    assert all("validation_denoising_cost" not in record for record in history)
     assert torch.equal(ladder.sections[0].map.weight, states[1])
+
+
+@pytest.mark.parametrize(
+    ("measured", "epochs", "best"),
+    [
+        ([(0.5, 9.0), (0.2, 8.0), (0.3, 7.0), (0.3, 6.0), (0.3, 6.0), (0.3, 6.1), (0.1, 1.0)], 6, 1),
+        ([(0.2, 9.0), (0.2, 8.0), (0.2, 7.0), (0.3, 7.0), (0.2, 7.5), (0.1, 1.0)], 5, 2),
+        ([(0.2, 9.0), (0.2, 8.999), (0.2, 8.998), (0.1, 1.0)], 3, 2),
+    ],
+    ids=["cost-still-falling", "same-error", "hardly-falling"],
+)
+def test_the_held_out_denoising_cost_counts_as_progress_and_settles_ties(measured, epochs, best):
+    """With few labels many epochs share one error, and the error alone would stop while the ladder still learns."""
+    answers, states = iter(measured), []
+
+    def validate(ladder):
+        states.append(ladder.sections[0].map.weight.detach().clone())
+        return Validation(*next(answers))
+
+    ladder, history = run(TrainingConfig(epochs=7, batch_size=10, patience=2), validate=validate)
+    assert [(r["validation_error"], r["validation_denoising_cost"]) for r in history] == measured[:epochs]
+    assert torch.equal(ladder.sections[0].map.weight, states[best])
+
+
+class Interrupt(Callback):
+    def __init__(self, step):
+        self.steps_left = step
+
+    def on_step_end(self):
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_a_ladder_that_predicts():
+    ladder, x, *labeled = problem()
+    config = TrainingConfig(epochs=4, batch_size=10)
+    with pytest.raises(TrainingInterrupted, match="interrupted after 2 epochs") as raised:
+        train(ladder, x, *labeled, config, generator=generator(), callback=Interrupt(step=13))
+    assert [record["epoch"] for record in raised.value.history] == [1, 2]
+    assert not ladder.training
+    z_pre = ladder.sections[0].map(x)
+    torch.testing.assert_close(ladder.sections[0].rung.statistics.mean, z_pre.mean(dim=0))
+    assert ladder.steps == 13
+
+
+def test_an_interruption_keeps_the_best_epoch_where_there_is_one():
+    states = []
+
+    def validate(ladder):
+        states.append(ladder.sections[0].map.weight.detach().clone())
+        return Validation([0.1, 0.4][len(states) - 1])
+
+    ladder, *data = problem()
+    config = TrainingConfig(epochs=4, batch_size=10, patience=4)
+    with pytest.raises(TrainingInterrupted):
+        train(ladder, *data, config, generator=generator(), validate=validate, callback=Interrupt(step=12))
+    assert torch.equal(ladder.sections[0].map.weight, states[0])
+
+
+def test_a_given_optimizer_goes_on_with_its_moments():
+    ladder, *data = problem()
+    config = TrainingConfig(epochs=1, batch_size=10, decay_start=1.0)
+    optimizer = make_optimizer(ladder, config)
+    for _ in range(2):
+        train(ladder, *data, config, generator=generator(), optimizer=optimizer)
+    states = list(optimizer.state.values())
+    assert {int(state["step"]) for state in states} == {10}
+    assert optimizer.param_groups[0]["lr"] == config.learning_rate
+
+
+def test_rows_weights_reach_the_supervised_cost():
+    """Rows of weight 0 might as well have any label."""
+    ladders = []
+    for flip in (False, True):
+        ladder, x, x_labeled, y = problem()
+        weight = torch.ones(len(y))
+        weight[:4] = 0
+        y[:4] = 1 - y[:4] if flip else y[:4]
+        config = TrainingConfig(epochs=2, batch_size=10)
+        train(ladder, x, x_labeled, y, config, generator=generator(), weight=weight)
+        ladders.append(ladder)
+    first, second = ladders
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    unweighted, *_ = run(TrainingConfig(epochs=2, batch_size=10))
+    assert not torch.equal(first.sections[0].map.weight, unweighted.sections[0].map.weight)
 
 
 def test_a_cost_that_is_not_finite_stops_the_run():

@@ -42,7 +42,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
     (
         4,
         "softmax followed by a cross-entropy that takes logits",
-        [("losses.py", "functional.cross_entropy(logits, y)", "functional.cross_entropy(_softmax(logits), y)")],
+        [("losses.py", "functional.cross_entropy(logits, y,", "functional.cross_entropy(_softmax(logits), y,")],
     ),
     (
         5,

@@ -162,7 +162,9 @@ class Ladder(nn.Module):
 
     # Training: the streams up, the decoder down, the costs.
 
-    def forward(self, x_labeled: Tensor, y: Tensor, x_unlabeled: Tensor | None = None) -> Costs:
+    def forward(
+        self, x_labeled: Tensor, y: Tensor, x_unlabeled: Tensor | None = None, weight: Tensor | None = None
+    ) -> Costs:
         """Compute the costs of one step.
 
         In training mode the statistics for prediction follow along; in evaluation mode they are left alone.
@@ -174,6 +176,8 @@ class Ladder(nn.Module):
             The labels of those rows, in the form that the task's cost takes (see `losses`).
         x_unlabeled : Tensor of shape (unlabelled rows, features), optional
             Not used, and may be left out, where no layer has a denoising weight.
+        weight : Tensor of shape (labelled rows,), optional
+            Factor on each labelled row's supervised cost; 1 for all by default.
 
         Returns
         -------
@@ -189,13 +193,15 @@ class Ladder(nn.Module):
             if x_unlabeled is None:
                 raise ValueError("x_unlabeled is needed: there are denoising costs, which it is computed on.")
             self._check_rows("x_unlabeled", x_unlabeled)
+        if weight is not None and weight.shape != (len(x_labeled),):
+            raise ValueError(f"weight must have shape ({len(x_labeled)},), got {tuple(weight.shape)}.")
         encoded = self._encode(x_labeled, x_unlabeled)
-        supervised = TASKS[self.task].cost(encoded.logits_labeled, y)
+        supervised = TASKS[self.task].cost(encoded.logits_labeled, y, weight)
         denoising = self._decode(encoded, x_unlabeled)
         total = supervised
-        for weight, cost in zip(self.denoising_weights, denoising, strict=True):
+        for denoising_weight, cost in zip(self.denoising_weights, denoising, strict=True):
             if cost is not None:
-                total = total + weight * cost
+                total = total + denoising_weight * cost
         return Costs(total, supervised, denoising)
 
     def _encode(self, x_labeled: Tensor, x_unlabeled: Tensor | None) -> _Encoded:
@@ -344,7 +350,7 @@ class Ladder(nn.Module):
         return down
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, *, batch_size: int = 2000) -> None:
+    def calibrate(self, x: Tensor, *, batch_size: int = 2000, rows_before: int = 0) -> None:
         """Set the statistics for prediction to those of `x` exactly: one pass over it for each layer.
 
         Deviation: the original predicts with the statistics of the labelled rows alone. Those of all training
@@ -358,26 +364,38 @@ class Ladder(nn.Module):
             All rows of the training data; on the ladder's device or not.
         batch_size : int
             Rows taken at a time, which bounds the memory and changes the result only by rounding.
+        rows_before : int
+            How many earlier rows the present statistics stand for: they are pooled with those of `x`. With 0 they are
+            forgotten.
 
         Raises
         ------
         ValueError
-            If there are fewer than two rows.
+            If there are fewer than two rows, and none before.
         """
-        self._check_rows("x", x)
+        self._check_rows("x", x, at_least=1 if rows_before else 2)
+        pool = partial(self._measure, rows_before=rows_before, batch_size=batch_size)
         for layer, section in enumerate(self._sections()):
-            self._measure(section.rung.statistics, x, batch_size, partial(self._z_pre, layer=layer + 1))
+            pool(section.rung.statistics, x, partial(self._z_pre, layer=layer + 1))
         sample = x[:: -(-len(x) // DECODER_ROWS)]
         for layer, decoder in self._decoder_layers():
-            if not decoder.needs_above:
-                continue
-            self._measure(decoder.statistics, sample, batch_size, partial(self._reconstruct, stop=layer))
+            if decoder.needs_above:
+                pool(decoder.statistics, sample, partial(self._reconstruct, stop=layer))
 
-    def _measure(self, statistics: Statistics, x: Tensor, batch_size: int, values: Callable[[Tensor], Tensor]) -> None:
-        statistics.reset()
+    def _measure(
+        self,
+        statistics: Statistics,
+        x: Tensor,
+        values: Callable[[Tensor], Tensor],
+        *,
+        rows_before: int,
+        batch_size: int,
+    ) -> None:
+        if rows_before == 0:
+            statistics.reset()
         for start in range(0, len(x), batch_size):
             rows = x[start : start + batch_size].to(statistics.mean.device)
-            statistics.accumulate(values(rows), start)
+            statistics.accumulate(values(rows), rows_before + start)
 
     @property
     def encoder(self) -> nn.Sequential:

@@ -22,24 +22,34 @@ class Task:
         Logits of shape (batch, outputs) to the answer of the same shape: probabilities or values. It is also
         what the noisy path sends into the decoder.
     cost : callable
-        ``(logits, y)`` to a scalar, the mean over rows.
+        ``(logits, y, weight=None)`` to a scalar, the mean over rows of each row's cost times its weight.
     """
 
     activate: Callable[[Tensor], Tensor]
-    cost: Callable[[Tensor, Tensor], Tensor]
+    cost: Callable[..., Tensor]
 
 
 def _softmax(logits: Tensor) -> Tensor:
     return torch.softmax(logits, dim=1)
 
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over rows of ``-log softmax(logits)[y]``.
+def _mean(cost: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over rows of weight times cost, of shape (batch,) or (batch, outputs)."""
+    if weight is None:
+        return cost.mean()
+    per_row = cost if cost.dim() == 1 else cost.mean(dim=1)
+    return (weight * per_row).mean()
+
+
+def cross_entropy(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over rows of ``-weight log softmax(logits)[y]``.
 
     Parameters
     ----------
     logits : Tensor of shape (batch, classes)
     y : int64 Tensor of shape (batch,), each in 0 .. classes - 1
+    weight : Tensor of shape (batch,), optional
+        Of each row; 1 for all by default.
 
     Raises
     ------
@@ -56,7 +66,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
             f"y must hold class indices in 0..{logits.shape[1] - 1}, got {int(y.min())}..{int(y.max())}. "
             "Rows without a label belong in x_unlabeled only."
         )
-    return functional.cross_entropy(logits, y)
+    return _mean(functional.cross_entropy(logits, y, reduction="none"), weight)
 
 
 def _same_shape(output: Tensor, y: Tensor) -> Tensor:
@@ -69,36 +79,41 @@ def _same_shape(output: Tensor, y: Tensor) -> Tensor:
     return y
 
 
-def squared_error(output: Tensor, y: Tensor) -> Tensor:
-    """Mean over all elements of ``(output - y)^2``; `y` standardised (mean 0, variance 1) by the caller.
+def squared_error(output: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over all elements of ``weight (output - y)^2``; `y` standardised (mean 0, variance 1) by the caller.
 
     Parameters
     ----------
     output : Tensor of shape (batch, outputs)
     y : Tensor of shape (batch, outputs), or (batch,) for one output
+    weight : Tensor of shape (batch,), optional
+        Of each row; 1 for all by default.
 
     Raises
     ------
     ValueError
         If the shapes do not agree, or `y` is not of a floating-point type.
     """
-    return functional.mse_loss(output, _same_shape(output, y))
+    return _mean(functional.mse_loss(output, _same_shape(output, y), reduction="none"), weight)
 
 
-def binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over all elements of the logistic cost; `y` in [0, 1], one column a label, floating point.
+def binary_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over all elements of weight times the logistic cost; `y` in [0, 1], one column a label, floating point.
 
     Parameters
     ----------
     logits : Tensor of shape (batch, labels)
     y : Tensor of shape (batch, labels)
+    weight : Tensor of shape (batch,), optional
+        Of each row; 1 for all by default.
 
     Raises
     ------
     ValueError
         If the shapes do not agree, or `y` is not of a floating-point type.
     """
-    return functional.binary_cross_entropy_with_logits(logits, _same_shape(logits, y))
+    cost = functional.binary_cross_entropy_with_logits(logits, _same_shape(logits, y), reduction="none")
+    return _mean(cost, weight)
 
 
 TASKS: dict[str, Task] = {

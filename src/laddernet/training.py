@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ slower."""
 
 VALIDATION_ROWS = 10_000
 """Training rows, at most and evenly spaced, on which statistics are made exact before each validation."""
+LEAST_IMPROVEMENT = 1e-3
+"""Share by which the held-out denoising cost must fall to count as progress."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float64")
@@ -30,7 +32,8 @@ class EpochRecord(TypedDict):
 
     `epoch` counts from 1; `seconds` is the epoch's own time; `learning_rate` was read back from the optimiser at
     the epoch's last step; costs are means over the epoch's steps, `denoising_costs` one a layer, unweighted, None
-    where the weight is 0.
+    where the weight is 0. `validation_error` is that of held-out labelled rows, `validation_denoising_cost` the
+    weighted sum of the denoising costs of held-out rows, labelled or not.
     """
 
     epoch: int
@@ -40,6 +43,28 @@ class EpochRecord(TypedDict):
     supervised_cost: float
     denoising_costs: list[float | None]
     validation_error: NotRequired[float]
+    validation_denoising_cost: NotRequired[float]
+
+
+class Validation(NamedTuple):
+    """What was measured on rows that training does not see; see `EpochRecord`."""
+
+    error: float
+    denoising_cost: float | None = None
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was interrupted; the ladder holds what it had learned, ready to predict.
+
+    Attributes
+    ----------
+    history : list of EpochRecord
+        Of the epochs that were finished.
+    """
+
+    def __init__(self, history: list[EpochRecord]) -> None:
+        super().__init__(f"interrupted after {len(history)} epochs")
+        self.history = history
 
 
 class Callback:
@@ -75,7 +100,9 @@ class TrainingConfig:
     precision : {"auto", "float32", "bfloat16", "float64"}
         Of the matrix products; all else stays in the ladder's own type. "auto" is float32.
     patience : int, optional
-        Stop after that many epochs without a lower validation error, and go back to the best epoch's weights.
+        Stop after that many epochs in which neither the validation error nor the held-out denoising cost has fallen,
+        and go back to the best epoch's weights: that of the lowest error, and of those the one of the lowest
+        denoising cost. With very few labels the error alone says little, and many epochs share it.
     """
 
     epochs: int = 150
@@ -174,7 +201,10 @@ def train(
     config: TrainingConfig,
     *,
     generator: torch.Generator,
-    validate: Callable[[Ladder], float] | None = None,
+    weight: Tensor | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    rows_before: int = 0,
+    validate: Callable[[Ladder], Validation] | None = None,
     callback: Callback | None = None,
 ) -> list[EpochRecord]:
     """Train a ladder in place and set its statistics to the exact ones.
@@ -190,8 +220,14 @@ def train(
     config : TrainingConfig
     generator : torch.Generator
         On the CPU; shuffles both streams, independently.
+    weight : Tensor of shape (labelled rows,), optional
+        Factor on each labelled row's supervised cost; 1 for all by default.
+    optimizer : torch.optim.Optimizer, optional
+        Of an earlier run on the same ladder (see `make_optimizer`), to go on with its moments; a new one by default.
+    rows_before : int
+        How many rows of earlier runs the present statistics stand for; see `Ladder.calibrate`.
     validate : callable, optional
-        Measures an error after each epoch, from rows that training does not see.
+        Measures after each epoch, from rows that training does not see.
     callback : Callback, optional
 
     Returns
@@ -202,18 +238,21 @@ def train(
     ------
     TrainingError
         If a cost becomes infinite or NaN.
+    TrainingInterrupted
+        Where a KeyboardInterrupt arrives in training; the ladder keeps what it has.
     ValueError
         If there is a patience and nothing to judge by.
     """
     if config.patience is not None and validate is None:
         raise ValueError("patience needs validate, the error that it waits for.")
-    optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)
+    optimizer = optimizer or make_optimizer(ladder, config)
     per_epoch = steps_per_epoch(len(x), config.batch_size)
     decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
     unlabeled_batches = batches(len(x), config.batch_size, generator)
     labeled_batches = batches(len(x_labeled), config.batch_size, generator)
     callback = callback or Callback()
+    interrupted = False
     measured = x[:: -(-len(x) // VALIDATION_ROWS)]
     history: list[EpochRecord] = []
     best: _Best | None = None
@@ -228,8 +267,9 @@ def train(
             for _ in range(per_epoch):
                 labeled = next(labeled_batches).to(x.device)
                 x_unlabeled = x[next(unlabeled_batches).to(x.device)] if ladder.decoder else None
+                row_weight = None if weight is None else weight[labeled]
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    costs = ladder(x_labeled[labeled], y[labeled], x_unlabeled)
+                    costs = ladder(x_labeled[labeled], y[labeled], x_unlabeled, weight=row_weight)
                 optimizer.zero_grad()
                 costs.total.backward()
                 learning_rate = float(optimizer.param_groups[0]["lr"])
@@ -241,35 +281,58 @@ def train(
             ladder.eval()
             if validate is not None:
                 ladder.calibrate(measured)
-                record["validation_error"] = validate(ladder)
+                error, denoising_cost = validate(ladder)
+                record["validation_error"] = error
+                if denoising_cost is not None:
+                    record["validation_denoising_cost"] = denoising_cost
             record["seconds"] = time.perf_counter() - started
             history.append(record)
             callback.on_epoch_end(record)
             if config.patience is not None:
-                best = _Best.of(best, record, ladder)
-                if epoch - best.epoch >= config.patience:
+                best = _Best.after(best, record, ladder)
+                if epoch - best.progress >= config.patience:
                     break
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         torch.set_num_threads(threads)
         callback.on_train_end()
     if best is not None:
         ladder.load_state_dict(best.state)
-    ladder.calibrate(x)
+    ladder.eval()
+    ladder.calibrate(x, rows_before=rows_before)
+    if interrupted:
+        raise TrainingInterrupted(history)
     return history
+
+
+def make_optimizer(ladder: Ladder, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimiser that `train` makes for a new run: Adam, in one fused update."""
+    return torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)
 
 
 @dataclass(frozen=True)
 class _Best:
-    epoch: int
+    """The best epoch so far, and when anything last improved."""
+
     error: float
+    denoising_cost: float
     state: dict[str, Tensor]
+    lowest_cost: float
+    progress: int
 
     @classmethod
-    def of(cls, best: "_Best | None", record: EpochRecord, ladder: Ladder) -> "_Best":
-        error = record["validation_error"]
-        if best is not None and error >= best.error:
-            return best
-        return cls(record["epoch"], error, copy.deepcopy(ladder.state_dict()))
+    def after(cls, best: "_Best | None", record: EpochRecord, ladder: Ladder) -> "_Best":
+        epoch, error = record["epoch"], record["validation_error"]
+        cost = record.get("validation_denoising_cost", math.inf)
+        if best is None:
+            return cls(error, cost, copy.deepcopy(ladder.state_dict()), cost, epoch)
+        fell = cost < best.lowest_cost * (1 - LEAST_IMPROVEMENT)
+        lowest = cost if fell else best.lowest_cost
+        progress = epoch if fell or error < best.error else best.progress
+        if (error, cost) < (best.error, best.denoising_cost):
+            return cls(error, cost, copy.deepcopy(ladder.state_dict()), lowest, progress)
+        return cls(best.error, best.denoising_cost, best.state, lowest, progress)
 
 
 def _as_vector(costs: Costs) -> Tensor:
