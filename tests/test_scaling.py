@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
 
 from laddernet.scaling import PIXELS, Scaling
@@ -10,11 +11,14 @@ DIGITS = load_digits().data
 MIXED = np.random.default_rng(0).normal(size=(500, 4)) * np.array([1e-6, 1.0, 1e3, 1e6]) + np.array([0, 5, 0, -1e6])
 
 
-@pytest.mark.parametrize("X", [DIGITS, MIXED], ids=["digits", "mixed"])
+OFTEN_ON = DIGITS[:, (np.mean(DIGITS > 0, axis=0) > 0.3) | (DIGITS.std(axis=0) == 0)]
+
+
+@pytest.mark.parametrize("X", [OFTEN_ON, MIXED], ids=["digits", "mixed"])
 def test_columns_are_standardised_one_by_one_or_all_together(X):
     varying = X.std(axis=0) > 0
     by_column, pooled = (Scaling.fit(X, method) for method in ("columns", "pooled"))
-    one_by_one, together = by_column.apply(X, np.float64), pooled.apply(X, np.float64)
+    one_by_one, together = ((X - scaling.center) / scaling.scale for scaling in (by_column, pooled))
     np.testing.assert_allclose(one_by_one.mean(axis=0), 0, atol=1e-8)
     np.testing.assert_allclose(one_by_one[:, varying].std(axis=0), 1)
     np.testing.assert_allclose(together.mean(axis=0), 0, atol=1e-8)
@@ -72,6 +76,48 @@ def test_invert_undoes_apply(seed):
     scaling = Scaling.fit(X, "columns")
     np.testing.assert_allclose(scaling.invert(scaling.apply(X, np.float64)), X, atol=1e-9)
     assert scaling.invert(scaling.apply(X, np.float32)).dtype == np.float32
+
+
+TAILED = np.random.default_rng(3).standard_t(df=1, size=(2000, 3))
+
+
+@pytest.mark.parametrize("method", ["columns", "pooled"])
+def test_heavy_tails_leave_the_bulk_its_size_and_come_back(method):
+    X = TAILED.copy()
+    X[7, 0], X[8, 1] = 1e12, -1e9
+    scaling = Scaling.fit(X, method)
+    scaled = scaling.apply(X, np.float64)
+    middle = np.diff(np.quantile(scaled, [0.25, 0.75], axis=0), axis=0)
+    assert (middle > 0.3 * scaling.size).all()
+    assert np.abs(scaled).max() < 150 * scaling.size
+    assert (np.argsort(scaled, axis=0) == np.argsort(X, axis=0)).all()  # nothing is clipped, order stays
+    np.testing.assert_allclose(scaling.invert(scaled), X, rtol=1e-9, atol=1e-9)
+
+
+def test_ordinary_values_are_scaled_linearly():
+    X = np.random.default_rng(0).normal(size=(4000, 3)) + 10
+    scaling = Scaling.fit(X, "columns")
+    np.testing.assert_array_equal(scaling.apply(X, np.float64), (X - scaling.center) / scaling.scale)
+    np.testing.assert_allclose(scaling.center, X.mean(axis=0))
+    np.testing.assert_allclose(scaling.scale, X.std(axis=0))
+    digits = Scaling.fit(DIGITS, "pooled")
+    np.testing.assert_array_equal(digits.apply(DIGITS, np.float64), (DIGITS - digits.center) / digits.scale)
+    np.testing.assert_allclose(digits.center, DIGITS.mean(axis=0))  # also of pixels that are hardly ever on
+
+
+@given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
+def test_scaling_keeps_the_order_and_comes_back(a, b):
+    scaling = Scaling.fit(MIXED[:, 1:2], "columns")
+    scaled = scaling.apply(np.array([[a], [b]]), np.float64)
+    assert (scaled[0] <= scaled[1]) == (a <= b) or scaled[0] == pytest.approx(scaled[1])
+    np.testing.assert_allclose(scaling.invert(scaled), [[a], [b]], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["auto", "pooled", "columns", "none"])
+def test_sparse_rows_are_scaled_as_dense_ones(method):
+    sparse = csr_array(DIGITS)
+    dense, same = Scaling.fit(DIGITS, method), Scaling.fit(sparse, method)
+    np.testing.assert_array_equal(same.apply(sparse, np.float32), dense.apply(DIGITS, np.float32))
 
 
 def test_large_arrays_are_measured_in_parts_and_whole():

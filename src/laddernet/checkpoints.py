@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ _UNUSABLE = (
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
 }  # fmt: skip
-_LADDER, _CENTER, _SCALE, _SIZE = "ladder.", "scaling.center", "scaling.scale", "scaling.size"
+_LADDER = "ladder."
+_SCALING = "scaling."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +160,8 @@ def load_run(folder: Path) -> Run:
 
 def _tensors(model: LadderClassifier | LadderRegressor) -> dict[str, torch.Tensor]:
     state = {_LADDER + name: tensor.cpu().contiguous() for name, tensor in model.ladder_.state_dict().items()}
-    scaling = {_CENTER: model.scaling_.center, _SCALE: model.scaling_.scale, _SIZE: np.array(model.scaling_.size)}
-    return state | {name: torch.from_numpy(array) for name, array in scaling.items()}
+    scaling = {_SCALING + name: torch.from_numpy(np.array(value)) for name, value in vars(model.scaling_).items()}
+    return state | scaling
 
 
 def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +206,8 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
     tensors, features = load_file(path), model.n_features_in_
-    model.scaling_ = Scaling(tensors.pop(_CENTER).numpy(), tensors.pop(_SCALE).numpy(), tensors.pop(_SIZE).item())
+    center, scale, size, limit = (tensors.pop(_SCALING + field.name).numpy() for field in fields(Scaling))
+    model.scaling_ = Scaling(center, scale, size.item(), limit.item())
     if model.scaling_.center.shape != (features,) or model.scaling_.scale.shape != (features,):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
     widths = (features, *model.hidden_layer_sizes, model._outputs())

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
@@ -15,14 +16,22 @@ INPUT_SCALINGS: tuple[InputScaling, ...] = ("auto", "pooled", "columns", "none")
 PIXELS = 0.26
 """Root mean square, over columns, of the standard deviation of MNIST's pixels in 0..1: the units in which the paper's
 noise of 0.3 and its weight of 1000 for the input's denoising cost were chosen."""
+LIMIT = 5.0
+"""Distance from the centre, in units of the scaled columns' standard deviation, beyond which values grow as their
+logarithm only: what is a million standard deviations away must not be all that the network sees."""
 _SAME_UNIT = 100.0
 _MANY_COLUMNS = 32
+_TAIL = 0.05
+_REACH = 3.0
+_SAMPLE = 10_000
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """``(X - center) / scale``, column by column.
+    """``squash((X - center) / scale)``, column by column.
+
+    Up to `limit`, `squash` changes nothing; beyond, ``squash(z) = sign(z) limit (1 + log(|z| / limit))``.
 
     Attributes
     ----------
@@ -31,19 +40,25 @@ class Scaling:
     size : float
         Root mean square of the scaled columns' standard deviation: over all columns for "pooled", over those that vary
         for "columns"; that of MNIST's pixels is assumed for "none".
+    limit : float
+        Infinite for "none".
     """
 
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
     size: float = PIXELS
+    limit: float = np.inf
 
     @classmethod
-    def fit(cls, X: NDArray[Any], method: InputScaling) -> "Scaling":
+    def fit(cls, X: Any, method: InputScaling) -> "Scaling":
         """Measure the columns of training data.
+
+        What lies more than three times as far from its column's median as the 5 % or the 95 % quantile does counts as
+        that far away, so that a few broken measurements do not set a column's unit.
 
         Parameters
         ----------
-        X : array of shape (rows, features), finite
+        X : array or scipy sparse matrix of shape (rows, features), finite
         method : {"auto", "pooled", "columns", "none"}
             "columns" gives each column mean 0 and standard deviation 1, so that noise of 0.3 hides a third of it.
             "pooled" scales all columns by one number, to 0.26 on average, as MNIST's pixels have it: columns that
@@ -62,32 +77,60 @@ class Scaling:
         features = X.shape[1]
         if method == "none":
             return cls(np.zeros(features), np.ones(features))
-        scaler = StandardScaler()
-        for rows in gen_batches(len(X), _CHUNK):
-            scaler.partial_fit(X[rows].astype(np.float64, copy=False))
-        std = np.sqrt(scaler.var_)
-        varies = scaler.scale_ == std  # StandardScaler puts 1 where the variance is but rounding
-        std = np.where(varies, std, 0.0)
+        middle, reach = _reach(X)
+        mean, std = _measure(X, middle, np.where(reach > 0, reach, np.inf))
         if method == "auto":
             same_unit = std.any() and features >= _MANY_COLUMNS and np.mean(std[std > 0] * _SAME_UNIT > std.max()) > 0.5
             method = "pooled" if same_unit else "columns"
-        size, unit = (PIXELS, np.sqrt(np.mean(std**2))) if method == "pooled" else (1.0, std)
-        return cls(scaler.mean_, np.where(std > 0, unit / size, np.inf), size)
+        if method == "columns":
+            return cls(mean, np.where(std > 0, std, np.inf), 1.0, LIMIT)
+        if reach.any():  # one kind of measurement: what one column may hold, others may as well
+            mean, std = _measure(X, middle, reach.max())
+        unit = np.sqrt(np.mean(std**2))
+        return cls(mean, np.where(std > 0, unit / PIXELS, np.inf), PIXELS, LIMIT * PIXELS)
 
     def weigh(self, denoising_weights: Sequence[float]) -> tuple[float, ...]:
         """Scale the input's weight, meant for MNIST's pixels, to what it weighs in these units."""
         first, *others = denoising_weights
         return (first * (PIXELS / self.size) ** 2, *others)
 
-    def apply(self, X: NDArray[Any], dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    def apply(self, X: Any, dtype: type[np.floating[Any]]) -> NDArray[Any]:
         """Scale rows, computed in float64 and returned in `dtype`, without a second full-size float64 copy."""
         scaled = np.empty(X.shape, dtype=dtype)
-        for rows in gen_batches(len(X), _CHUNK):
-            scaled[rows] = (X[rows] - self.center) / self.scale
+        for rows in gen_batches(X.shape[0], _CHUNK):
+            z = (_dense(X[rows]) - self.center) / self.scale
+            far = np.abs(z) > self.limit
+            z[far] = np.sign(z[far]) * self.limit * (1 + np.log(np.abs(z[far]) / self.limit))
+            scaled[rows] = z
         return scaled
 
     def invert(self, scaled: NDArray[Any]) -> NDArray[Any]:
         """Undo `apply`; a column that never varied gets its one value back."""
         scale = np.where(np.isfinite(self.scale), self.scale, 0.0)
-        original: NDArray[Any] = (scaled * scale + self.center).astype(scaled.dtype)
+        z = scaled.astype(np.float64)
+        far = np.abs(z) > self.limit
+        z[far] = np.sign(z[far]) * self.limit * np.exp(np.abs(z[far]) / self.limit - 1)
+        original: NDArray[Any] = (z * scale + self.center).astype(scaled.dtype)
         return original
+
+
+def _dense(rows: Any) -> NDArray[np.float64]:
+    dense: NDArray[np.float64] = (rows.toarray() if issparse(rows) else rows).astype(np.float64, copy=False)
+    return dense
+
+
+def _reach(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each column's median, and how far from it a value is believed; 0 where nearly all rows hold the same value."""
+    sample = _dense(X[:: -(-X.shape[0] // _SAMPLE)])
+    low, middle, high = np.quantile(sample, [_TAIL, 0.5, 1 - _TAIL], axis=0)
+    return middle, _REACH * np.maximum(middle - low, high - middle)
+
+
+def _measure(X: Any, middle: NDArray[np.float64], reach: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each column within `reach`; 0 for a column that does not vary."""
+    scaler = StandardScaler()
+    for rows in gen_batches(X.shape[0], _CHUNK):
+        scaler.partial_fit(np.clip(_dense(X[rows]), middle - reach, middle + reach))
+    std = np.sqrt(scaler.var_)
+    varies = scaler.scale_ == std  # StandardScaler puts 1 where the variance is but rounding
+    return scaler.mean_, np.where(varies, std, 0.0)
