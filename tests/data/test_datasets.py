@@ -99,6 +99,14 @@ def test_a_file_with_the_wrong_hash_never_takes_its_place(tmp_path, mirror):
     assert len(missing_files("mnist", data_dir=tmp_path)) == 4
 
 
+def test_the_hash_of_an_archive_is_checked_too(tmp_path, mirror):
+    folder, address = mirror
+    (folder / "cifar-10-python.tar.gz").write_bytes(b"something else")
+    with pytest.raises(DataError, match=r"lacks cifar-10-python.tar.gz \(another hash.*cifar-10-batches-bin.*instead"):
+        fetch("cifar10", data_dir=tmp_path, mirrors=[address])
+    assert missing_files("cifar10", data_dir=tmp_path) == ["cifar-10-python.tar.gz"]
+
+
 @pytest.mark.skipif(not HAS_MNIST, reason="MNIST is not under $LADDERNET_DATA")
 def test_the_second_mirror_serves_what_the_first_lacks(tmp_path, mirror):
     folder, address = mirror

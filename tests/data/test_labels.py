@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laddernet.data import choose_labeled, hide_labels
+from laddernet.data import choose_labeled, hide_labels, hold_out, labeled_rows
+from laddernet.data.labels import guess_task
 from laddernet.errors import DataError
 
 
@@ -52,3 +54,156 @@ def test_hidden_labels_are_minus_one():
 def test_impossible_numbers_are_refused(count):
     with pytest.raises(DataError, match=f"cannot keep {count} labels: .*between 5 and 50"):
         choose_labeled(np.arange(50) % 5, count, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("y", "classification", "regression"),
+    [
+        ([0, -1, 2], [1, 0, 1], [1, 1, 1]),
+        ([0.0, -1.0, np.nan], [1, 0, 0], [1, 1, 0]),
+        (["a", "b"], [1, 1], [1, 1]),
+        (np.array(["a", None, np.nan, -1, -1.0, np.int8(-1)], dtype=object), [1, 0, 0, 0, 0, 0], [1, 0, 0, 1, 1, 1]),
+        (np.array([True, False, None], dtype=object), [1, 1, 0], [1, 1, 0]),
+        (np.array([1, pd.NA, pd.NaT], dtype=object), [1, 0, 0], [1, 0, 0]),
+        (pd.Series([1, None], dtype="Int64"), [1, 0], [1, 0]),
+        (pd.Series(["a", None]).astype("category"), [1, 0], [1, 0]),
+        (pd.DataFrame({"y": [0, -1]}), [1, 0], [1, 1]),
+        (np.array([255, 0], dtype=np.uint8), [1, 1], [1, 1]),
+        ([], [], []),
+    ],
+)
+def test_what_marks_a_row_without_a_label_depends_on_the_task(y, classification, regression):
+    for task, expected in (("classification", classification), ("regression", regression)):
+        found = labeled_rows(y, task=task)
+        assert found.dtype == bool
+        assert found.tolist() == [bool(value) for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("y", "task", "message"),
+    [
+        (["a", "-1"], "classification", "array of strings in which '-1'"),
+        (np.array(["a", None]).astype(str), "classification", "'None' stands"),
+        (np.zeros((2, 2)), "classification", r"one entry a row, got an array of shape \(2, 2\)"),
+        (3, "regression", r"shape \(\)"),
+        ([0, 1], "ranking", "must be 'classification' or 'regression', got 'ranking'"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused(y, task, message):
+    with pytest.raises(DataError, match=message):
+        labeled_rows(y, task=task)
+
+
+@pytest.mark.parametrize(
+    ("y", "task"),
+    [
+        ([0.5, 1, np.nan], "regression"),
+        ([0.0, 1.0, np.nan], "classification"),
+        (np.array([1, 0.5, None], dtype=object), "regression"),
+        (np.array(["a", 0.5, None], dtype=object), "classification"),
+        ([0, 1, -1], "classification"),
+        (["0.5", "a"], "classification"),
+        ([np.nan, np.nan], "classification"),
+    ],
+)
+def test_numbers_that_are_not_all_whole_are_taken_for_a_regression(y, task):
+    assert guess_task(y) == task
+
+
+@pytest.mark.parametrize(
+    ("y", "mark"),
+    [
+        (np.arange(40, dtype=np.int8) % 4, -1),
+        (np.arange(40, dtype=np.uint8) % 4, -1),
+        (np.arange(40) % 4 / 1.0, np.nan),
+        (np.array(["a", "b", "c", "d"] * 10), None),
+        (np.array(["a", "b", "c", "d"] * 10, dtype=object), None),
+        (pd.Series(["a", "b", "c", "d"] * 10).astype("category"), None),
+        (np.array([True, False] * 20), None),
+    ],
+    ids=["int", "unsigned", "float", "text", "object", "category", "bool"],
+)
+def test_labels_of_any_type_are_hidden_behind_their_mark(y, mark):
+    hidden = hide_labels(y, 12, seed=0)
+    kept = labeled_rows(hidden)
+    assert kept.sum() == 12
+    assert hidden[kept].tolist() == np.asarray(y)[kept].tolist()
+    assert {str(value) for value in hidden[~kept]} == {str(mark)}
+    _, counts = np.unique(np.array(hidden[kept].tolist()), return_counts=True)
+    assert counts.max() == counts.min()
+
+
+def test_labels_that_are_missing_already_stay_so_and_are_not_counted():
+    y = np.array(["a", None, "b", np.nan, "a", "b", -1, "a"], dtype=object)
+    for seed in range(5):
+        kept = labeled_rows(hide_labels(y, 4, seed=seed))
+        assert kept.sum() == 4
+        assert not kept[[1, 3, 6]].any()
+    with pytest.raises(DataError, match="cannot keep 6 labels: there are 5.*between 2 and 5"):
+        hide_labels(y, 6, seed=0)
+    with pytest.raises(DataError, match="cannot be sorted together"):
+        hide_labels(np.array(["a", 1], dtype=object), 2, seed=0)
+
+
+def test_any_value_of_a_regression_can_be_hidden():
+    y = np.where(np.arange(50) < 40, np.arange(50) - 20.5, np.nan)
+    kept = np.array([labeled_rows(hide_labels(y, 10, task="regression", seed=seed)) for seed in range(200)])
+    assert (kept.sum(axis=1) == 10).all()
+    assert not kept[:, 40:].any()
+    assert np.abs(kept[:, :40].mean(axis=0) - 0.25).max() < 0.12
+    whole = hide_labels(np.arange(-5, 5), 9, task="regression", seed=0)
+    assert np.isnan(whole).sum() == 1
+    with pytest.raises(DataError, match="cannot keep 41 labels: .*between 1 and 40"):
+        hide_labels(y, 41, task="regression", seed=0)
+
+
+@settings(deadline=None)
+@given(problems(), st.floats(0.01, 0.99), st.integers(0, 30))
+def test_held_out_rows_are_stratified_and_leave_every_class_in_training(problem, fraction, unlabeled):
+    y, _, seed = problem
+    classes, sizes = np.unique(y, return_counts=True)
+    y = np.random.default_rng(seed).permutation([*y, *[-1] * unlabeled])
+    wanted = max(round(fraction * sizes.sum()), 1)
+    if wanted > (sizes - 1).sum():
+        with pytest.raises(DataError, match=f"every class needs one to train on, so {(sizes - 1).sum()} at most can"):
+            hold_out(y, fraction, seed=seed)
+        return
+    training, test = hold_out(y, fraction, seed=seed)
+    assert sorted([*training, *test]) == list(range(len(y)))
+    assert (np.diff(training) > 0).all()
+    assert (np.diff(test) > 0).all()
+    assert len(test) == wanted
+    assert -1 not in y[test]
+    assert set(classes) <= set(y[training])
+    taken = np.array([(y[test] == label).sum() for label in classes])
+    if (fraction * sizes <= sizes - 1).all():
+        assert np.abs(taken - fraction * sizes).max() <= 1
+    np.testing.assert_array_equal(hold_out(y, fraction, seed=seed)[1], test)
+
+
+def test_the_class_that_is_owed_most_gives_one_more_and_equals_by_chance():
+    y = np.repeat([0, 1], [19, 11])
+    assert all(np.bincount(y[hold_out(y, 0.1, seed=seed)[1]]).tolist() == [2, 1] for seed in range(5))
+    y = np.repeat([0, 1], 5)
+    assert {y[hold_out(y, 0.1, seed=seed)[1]].item() for seed in range(20)} == {0, 1}
+
+
+def test_a_regression_holds_out_any_rows_and_keeps_two():
+    y = np.array([-1.0, 1.5, np.nan, -1.0, 2.0])
+    tests = {tuple(hold_out(y, 0.5, task="regression", seed=seed)[1].tolist()) for seed in range(40)}
+    assert tests == {(0, 1), (0, 3), (0, 4), (1, 3), (1, 4), (3, 4)}
+    with pytest.raises(DataError, match="3 of the 4 labelled rows cannot.*training needs two, so 2 at most can"):
+        hold_out(y, 0.75, task="regression", seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_impossible_shares_are_refused(fraction):
+    with pytest.raises(DataError, match="must be between 0 and 1"):
+        hold_out([0, 1, 0, 1], fraction, seed=0)
+
+
+def test_nothing_can_be_held_out_where_nothing_can_be_spared():
+    with pytest.raises(DataError, match="no row has a label"):
+        hold_out([-1, -1], 0.5, seed=0)
+    with pytest.raises(DataError, match="so 0 at most can. Hold out a smaller share, or label more rows"):
+        hold_out([0, 1, 2, -1], 0.1, seed=0)

@@ -1,7 +1,7 @@
 """Data sets by name, ready for the estimators, and the choice of labelled rows."""
 
 from laddernet.data.datasets import DATASETS, Dataset, DatasetInfo, data_folder, fetch, load, missing_files
-from laddernet.data.labels import choose_labeled, hide_labels
+from laddernet.data.labels import choose_labeled, hide_labels, hold_out, labeled_rows
 
 __all__ = [
     "DATASETS",
@@ -11,6 +11,8 @@ __all__ = [
     "data_folder",
     "fetch",
     "hide_labels",
+    "hold_out",
+    "labeled_rows",
     "load",
     "missing_files",
 ]

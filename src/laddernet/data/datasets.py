@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from laddernet.data.cifar10 import LAYOUTS, read_cifar10
 from laddernet.data.idx import read_idx
 from laddernet.errors import DataError
 
@@ -24,7 +25,7 @@ class Dataset:
     Attributes
     ----------
     x_train, x_test : float32 array of shape (rows, features)
-        Pixels, between 0 and 1.
+        Pixels, between 0 and 1. A row of cifar10 is its red, green and blue planes: ``x.reshape(-1, 3, 32, 32)``.
     y_train, y_test : int64 array of shape (rows,)
         Classes 0..9.
     """
@@ -43,8 +44,12 @@ class DatasetInfo:
     ----------
     train_rows, test_rows, features, classes : int
     files : mapping
-        Name of each file under the data folder, without ".gz", to the SHA-256 of the compressed file; empty for
-        data that come with a library.
+        Name of each file under the data folder, without ".gz", to the hash of the compressed file, a SHA-256 where
+        it names no other; empty for data that come with a library.
+    instead : tuple of str
+        Files or folders of which any one does instead of the files.
+    mirrors : tuple of str
+        Addresses from which the files are to be had, tried in this order.
     """
 
     train_rows: int
@@ -52,6 +57,8 @@ class DatasetInfo:
     features: int
     classes: int
     files: Mapping[str, str]
+    instead: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
 
 
 _MNIST_FILES = {
@@ -73,6 +80,16 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             features=784,
             classes=10,
             files=MappingProxyType(_MNIST_FILES),
+            mirrors=MNIST_MIRRORS,
+        ),
+        "cifar10": DatasetInfo(
+            train_rows=50_000,
+            test_rows=10_000,
+            features=3072,
+            classes=10,
+            files=MappingProxyType({"cifar-10-python.tar": "md5:c58f30108f718f92721af3b95e74349a"}),
+            instead=LAYOUTS,
+            mirrors=("https://www.cs.toronto.edu/~kriz/",),
         ),
     }
 )
@@ -94,7 +111,7 @@ def load(name: str, *, data_dir: Path | None = None, seed: int = 0) -> Dataset:
 
     Parameters
     ----------
-    name : {"digits", "mnist"}
+    name : {"digits", "mnist", "cifar10"}
     data_dir : Path, optional
         See `data_folder`.
     seed : int
@@ -105,10 +122,11 @@ def load(name: str, *, data_dir: Path | None = None, seed: int = 0) -> Dataset:
     DataError
         If there is no such data set, or its files are damaged, or missing and not to be had.
     """
-    if _info(name).files:
-        fetch(name, data_dir=data_dir)
-        return _load_mnist(data_folder(data_dir) / "mnist")
-    return _load_digits(seed)
+    fetch(name, data_dir=data_dir)
+    if name == "digits":
+        return _load_digits(seed)
+    folder = data_folder(data_dir) / name
+    return _load_mnist(folder) if name == "mnist" else _load_cifar10(folder)
 
 
 def missing_files(name: str, *, data_dir: Path | None = None) -> list[str]:
@@ -119,12 +137,22 @@ def missing_files(name: str, *, data_dir: Path | None = None) -> list[str]:
     DataError
         If there is no such data set.
     """
-    folder = data_folder(data_dir) / name
-    return [f"{file}.gz" for file in _info(name).files if _find(folder, file) is None]
+    folder, info = data_folder(data_dir) / name, _info(name)
+    if any((folder / other).exists() for other in info.instead):
+        return []
+    return [f"{file}.gz" for file in info.files if _find(folder, file) is None]
 
 
-def fetch(name: str, *, data_dir: Path | None = None, mirrors: Sequence[str] = MNIST_MIRRORS) -> list[str]:
+def fetch(name: str, *, data_dir: Path | None = None, mirrors: Sequence[str] | None = None) -> list[str]:
     """Download the missing files of a data set, each checked by its hash before it takes its place.
+
+    Parameters
+    ----------
+    name : {"digits", "mnist", "cifar10"}
+    data_dir : Path, optional
+        See `data_folder`.
+    mirrors : sequence of str, optional
+        Addresses to try in this order, each ending in a slash; those of `DATASETS` unless given.
 
     Returns
     -------
@@ -142,13 +170,13 @@ def fetch(name: str, *, data_dir: Path | None = None, mirrors: Sequence[str] = M
     import pooch
     import requests
 
-    folder = data_folder(data_dir) / name
+    folder, info = data_folder(data_dir) / name, _info(name)
     reasons: dict[str, str] = {}
     quiet = pooch.get_logger()
     quiet.setLevel("WARNING")
     for file in missing:
-        known_hash = f"sha256:{_info(name).files[file.removesuffix('.gz')]}"
-        for mirror in mirrors:
+        known_hash = info.files[file.removesuffix(".gz")]
+        for mirror in info.mirrors if mirrors is None else mirrors:
             try:
                 pooch.retrieve(mirror + file, known_hash, fname=file, path=folder)
             except (requests.RequestException, OSError, ValueError) as error:
@@ -158,10 +186,11 @@ def fetch(name: str, *, data_dir: Path | None = None, mirrors: Sequence[str] = M
                 reasons.pop(file, None)
                 break
     if reasons:
+        instead = f", or one of {', '.join(info.instead)} instead" if info.instead else ""
         raise DataError(
             f"{name} is not complete in {folder}, and could not be downloaded: it lacks {', '.join(reasons)} "
-            f"({next(iter(reasons.values()))}). Put these files there (compressed or not), or name another folder "
-            "with --data-dir or LADDERNET_DATA."
+            f"({next(iter(reasons.values()))}). Put these files there (compressed or not){instead}, "
+            "or name another folder with --data-dir or LADDERNET_DATA."
         )
     return missing
 
@@ -191,6 +220,11 @@ def _load_mnist(folder: Path) -> Dataset:
         x_test=_pixels(x_test, 255),
         y_test=y_test.astype(np.int64),
     )
+
+
+def _load_cifar10(folder: Path) -> Dataset:
+    x_train, y_train, x_test, y_test = read_cifar10(folder)
+    return Dataset(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
 
 def _load_digits(seed: int) -> Dataset:
