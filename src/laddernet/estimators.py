@@ -1,10 +1,13 @@
 """scikit-learn's face of the ladder: `LadderClassifier` and `LadderRegressor`."""
 
 import copy
+import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,13 +19,20 @@ from sklearn.base import (
     RegressorMixin,
     TransformerMixin,
 )
-from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.metrics import accuracy_score, r2_score, root_mean_squared_error
+from sklearn.utils import Tags, check_random_state, gen_batches
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
-from laddernet.ladder import Ladder, TaskName, Variant, default_weights
+from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
+from laddernet.ladder import Ladder, Variant, default_weights
 from laddernet.networks import mlp
 from laddernet.scaling import InputScaling, Scaling
 from laddernet.training import (
@@ -30,15 +40,51 @@ from laddernet.training import (
     EpochRecord,
     Precision,
     TrainingConfig,
+    TrainingInterrupted,
+    Validation,
+    make_optimizer,
     resolve_precision,
     steps_per_epoch,
     train,
 )
 
 PATIENCE = 10
-"""Epochs without a lower validation error after which ``early_stopping=True`` stops."""
+"""Epochs without a lower validation error or held-out denoising cost after which ``early_stopping=True`` stops."""
+MEMORY_ROWS = 2000
+"""Labelled rows, at most, that `partial_fit` remembers, the newest first; also how many of the earlier rows the
+statistics for prediction stand for when a new part comes."""
 _AUTO_STEPS = 1500
 _PREDICTION_ROWS = 2000
+
+
+class _Labeled(NamedTuple):
+    """Labelled rows: scaled, with the task's targets and the caller's weights."""
+
+    x: torch.Tensor
+    y: NDArray[Any]
+    weight: NDArray[np.float64]
+
+    def first(self, count: int) -> "_Labeled":
+        return _Labeled(self.x[:count].clone(), self.y[:count], self.weight[:count])
+
+    def and_before(self, older: "_Labeled | None") -> "_Labeled":
+        """These rows, then the older ones; a row that is in both has its new label."""
+        if older is None:
+            return self
+        both = torch.cat([self.x, older.x])
+        _, positions = np.unique(both.cpu().numpy(), axis=0, return_index=True)
+        positions.sort()
+        y, weight = np.concatenate([self.y, older.y]), np.concatenate([self.weight, older.weight])
+        return _Labeled(both[torch.from_numpy(positions)], y[positions], weight[positions])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Past:
+    """What `partial_fit` goes on from: labelled rows, how many rows there were in all, and Adam's moments."""
+
+    labeled: _Labeled | None = None
+    rows: int = MEMORY_ROWS
+    optimizer: torch.optim.Optimizer | None = None
 
 
 class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -59,6 +105,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         max_epochs: int | Literal["auto"] = "auto",
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
+        warm_start: bool = False,
         device: str = "auto",
         precision: Precision = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -76,6 +123,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.max_epochs = max_epochs
         self.validation_fraction = validation_fraction
         self.early_stopping = early_stopping
+        self.warm_start = warm_start
         self.device = device
         self.precision = precision
         self.random_state = random_state
@@ -83,35 +131,68 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     # What the two kinds of labels do differently.
 
+    _task: Task
+    _FEWEST_LABELS: int
+
     @abstractmethod
-    def _read_labels(self, y: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return labels (anything where there is none) and which rows have one; checked."""
+    def _check_known(self, known: NDArray[Any]) -> None:
+        """Check labels that rows have."""
+
+    @abstractmethod
+    def _learn_labels(self, y: NDArray[Any], *, again: bool) -> None:
+        """Learn the labels' form (classes, or mean and scale); `again` keeps what is known, and checks `y` by it."""
 
     @abstractmethod
     def _encode_labels(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Learn the labels' form (classes, or mean and scale) and return what the task takes."""
+        """Return labels as the task takes them; after `_learn_labels`."""
 
     @abstractmethod
-    def _validation_error(self, output: NDArray[Any], y: NDArray[Any]) -> float:
+    def _validation_error(self, output: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64]) -> float:
         """Error of a ladder's output against raw labels."""
 
     @abstractmethod
     def _outputs(self) -> int:
-        """Width of the ladder's top layer; after `_encode_labels`."""
+        """Width of the ladder's top layer; after `_learn_labels`."""
 
-    _task: TaskName
+    def _class_weights(self, targets: NDArray[Any]) -> NDArray[np.float64]:
+        """Weight of each labelled row by its class; `targets` as `_encode_labels` gives them."""
+        return np.ones(len(targets))
+
+    def _read_labels(self, y: Any, *, fewest: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return labels (anything where there is none) and which rows have one; checked."""
+        labels = column_or_1d(np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y), warn=True)
+        labeled = labeled_rows(labels, task=self._task)
+        if labeled.sum() < fewest:
+            mark = "-1, None or NaN" if self._task == "classification" else "NaN or None"
+            count = "no row has" if not labeled.any() else f"{labeled.sum()} rows have"
+            raise ValueError(f"{count} a label (in y, {mark} marks a row without one); {fewest} or more are needed.")
+        if labeled.any():
+            self._check_known(labels[labeled])
+        return labels, labeled
 
     # Fitting.
 
-    def fit(self, X: ArrayLike, y: ArrayLike, *, callback: Callback | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        callback: Callback | None = None,
+    ) -> Self:
         """Train on labelled and unlabelled rows.
+
+        Ctrl-C ends the training early: the model keeps what it has learned, with a warning, and can predict.
 
         Parameters
         ----------
-        X : array-like of shape (rows, features)
-            All training rows, labelled or not. Finite numbers.
+        X : array-like or sparse matrix of shape (rows, features)
+            All training rows, labelled or not. Finite numbers. A sparse matrix is made dense, once it is scaled.
         y : array-like of shape (rows,)
             Labels; the class docstring says what marks a row without one.
+        sample_weight : array-like of shape (rows,), optional
+            Factor on each labelled row's supervised cost, taken relative to the mean over the labelled rows; not
+            negative. Those of unlabelled rows have no meaning.
         callback : Callback, optional
             Watches the training.
 
@@ -122,45 +203,183 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Raises
         ------
         ValueError
-            If X or y cannot be used; the message says why.
+            If X, y or a setting cannot be used; the message says why. The model is left as it was.
         TrainingError
             If a cost becomes infinite or NaN.
         """
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        rows: NDArray[Any] = validate_data(self, X, dtype=_input_types(X), ensure_min_samples=2)
-        config = self._training_config(len(rows))
-        check_consistent_length(rows, y)
-        labels, labeled = self._read_labels(y)
-        training, held_out = self._hold_out(labels, labeled)
-        targets = self._encode_labels(labels[training])
-        kept = np.delete(np.arange(len(rows)), held_out)
-
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        device = _device(self.device)
-        self.scaling_ = Scaling.fit(rows[kept] if len(held_out) else rows, self.input_scaling)
-        x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(device)
-        self.ladder_ = self._build_ladder(rows.shape[1], seed, device)
-        self._n_features_out = (rows.shape[1], *self.hidden_layer_sizes)[-1]
-        x_held_out, y_held_out = x[torch.from_numpy(held_out)], labels[held_out]
-
-        def validate(ladder: Ladder) -> float:
-            return self._validation_error(ladder.predict(x_held_out).cpu().numpy(), y_held_out)
-
-        self.history_: list[EpochRecord] = train(
-            self.ladder_,
-            x[torch.from_numpy(kept)] if len(held_out) else x,
-            x[torch.from_numpy(training)],
-            torch.from_numpy(targets).to(device),
-            config,
-            generator=torch.Generator().manual_seed(seed + 1),
-            validate=validate if len(held_out) else None,
-            callback=callback if callback is not None or not self.verbose else _progress(),
-        )
-        self.ladder_.generator = None  # its work is done, and not every generator can be pickled
-        self.n_iter_ = len(self.history_)
-        self.precision_ = resolve_precision(self.precision)
+        with self._all_or_nothing():
+            self._fit(X, y, sample_weight, callback if callback is not None or not self.verbose else _progress())
         return self
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, callback: Callback | None) -> None:
+        previous: Ladder | None = getattr(self, "ladder_", None) if self.warm_start else None
+        rows = self._check_rows(X, reset=previous is None, fewest=2)
+        config = self._training_config(rows.shape[0])
+        check_consistent_length(rows, y)
+        labels, labeled = self._read_labels(y, fewest=self._FEWEST_LABELS)
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        seed, device = self._seed(), _device(self.device)
+        kept, held_out = self._hold_out(labels, labeled, seed)
+        training = kept[labeled[kept]]
+        self._learn_labels(labels[training], again=previous is not None)
+        if previous is None:
+            self.scaling_ = Scaling.fit(rows[kept] if len(held_out) else rows, self.input_scaling)
+        x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(device)
+        ladder = self._build_ladder(rows.shape[1], seed, device)
+        if previous is not None:
+            _start_from(previous, ladder)
+
+        def part(which: NDArray[np.int64]) -> _Labeled:
+            return _Labeled(x[torch.from_numpy(which)], self._encode_labels(labels[which]), weight[which])
+
+        known = part(training)
+        judged, x_held_out = held_out[labeled[held_out]], x[torch.from_numpy(held_out)]
+
+        def validate(ladder: Ladder) -> Validation:
+            output = ladder.predict(x[torch.from_numpy(judged)]).cpu().numpy()
+            row_weight = weight[judged] * self._class_weights(self._encode_labels(labels[judged]))
+            error = self._validation_error(output, labels[judged], row_weight)
+            return Validation(error, _denoising_cost(ladder, known, x_held_out, seed) if self.early_stopping else None)
+
+        self._train(
+            ladder,
+            x[torch.from_numpy(kept)] if len(held_out) else x,
+            known,
+            config,
+            seed=seed,
+            validate=validate if len(held_out) else None,
+            callback=callback,
+        )
+        self.ladder_ = ladder
+        self._n_features_out = (rows.shape[1], *self.hidden_layer_sizes)[-1]
+        self.precision_ = resolve_precision(self.precision)
+        self._past = _Past(labeled=known.first(MEMORY_ROWS), rows=len(kept))
+
+    def _train(
+        self,
+        ladder: Ladder,
+        x: torch.Tensor,
+        known: "_Labeled",
+        config: TrainingConfig,
+        *,
+        seed: int,
+        earlier: Sequence[EpochRecord] = (),
+        **others: Any,
+    ) -> None:
+        """Call `train`, and set what it tells of the training."""
+        weight = known.weight * self._class_weights(known.y)
+        if not weight.any():
+            raise ValueError("the weights of all labelled rows are zero; at least one must count.")
+        relative = torch.from_numpy((weight / weight.mean()).astype(self._dtype)).to(x.device)
+        targets = torch.from_numpy(known.y).to(x.device)
+        interrupted = False
+        try:
+            history = train(
+                ladder,
+                x,
+                known.x,
+                targets,
+                config,
+                generator=torch.Generator().manual_seed(seed + 1),
+                weight=None if (weight == weight[0]).all() else relative,
+                **others,
+            )
+        except TrainingInterrupted as interruption:
+            history, interrupted = interruption.history, True
+            warnings.warn(
+                f"training was interrupted after {len(history)} of {config.epochs} epochs; the model keeps what it has "
+                "learned.",
+                stacklevel=4,
+            )
+        finally:
+            ladder.generator = None  # its work is done, and not every generator can be pickled
+        for record in history:
+            record["epoch"] += len(earlier)
+        self.history_ = [*earlier, *history]
+        self.n_iter_ = len(self.history_)
+        self.interrupted_ = interrupted
+
+    def _partial_fit(self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None, classes: Any) -> Self:
+        first = not hasattr(self, "ladder_")
+        rows = self._check_rows(X, reset=first, fewest=2 if first else 1)
+        config = replace(self._training_config(rows.shape[0]), epochs=1, decay_start=1.0, patience=None)
+        if y is None:
+            y = np.full(rows.shape[0], np.nan)
+        check_consistent_length(rows, y)
+        labels, labeled = self._read_labels(y, fewest=self._FEWEST_LABELS if first else 0)
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        seed = self._seed()
+        if first:
+            if classes is not None:
+                self._learn_labels(np.asarray(classes), again=False)
+            self._learn_labels(labels[labeled], again=classes is not None)
+            self.scaling_ = Scaling.fit(rows, self.input_scaling)
+            self.ladder_ = self._build_ladder(rows.shape[1], seed, _device(self.device))
+            self._n_features_out = (rows.shape[1], *self.hidden_layer_sizes)[-1]
+            self.precision_ = resolve_precision(self.precision)
+        elif labeled.any():
+            self._learn_labels(labels[labeled], again=True)
+        ladder, past = self.ladder_, getattr(self, "_past", _Past())
+        x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(ladder.steps.device)
+        known = _Labeled(x[torch.from_numpy(labeled)], self._encode_labels(labels[labeled]), weight[labeled])
+        known = known.and_before(past.labeled).first(MEMORY_ROWS)
+        if len(known.y) < 2:
+            raise ValueError(
+                "fewer than two labelled rows are known (a model that was read from a run folder remembers none): "
+                "give some labelled rows with the new ones."
+            )
+        stream = torch.cat([x, known.x[: max(config.batch_size - len(x), 0)]])
+        optimizer = past.optimizer or make_optimizer(ladder, config)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = config.learning_rate
+        seed += getattr(self, "n_iter_", 0)
+        ladder.generator = torch.Generator(ladder.steps.device).manual_seed(seed)
+        self._train(
+            ladder,
+            stream,
+            known,
+            config,
+            seed=seed,
+            earlier=getattr(self, "history_", ()),
+            optimizer=optimizer,
+            rows_before=0 if first else min(past.rows, MEMORY_ROWS),
+        )
+        self._past = _Past(labeled=known, rows=(0 if first else past.rows) + len(x), optimizer=optimizer)
+        return self
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave the model as it was if anything fails."""
+        before = self.__dict__.copy()
+        ladder = copy.deepcopy(before.get("ladder_"))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            if ladder is not None:
+                self.ladder_ = ladder
+                self._past = replace(getattr(self, "_past", _Past()), optimizer=None)
+            raise
+
+    def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
+        """Return rows as an array of floats, or as a CSR matrix."""
+        try:
+            return validate_data(
+                self, X, dtype=_input_types(X), accept_sparse="csr", reset=reset, ensure_min_samples=fewest
+            )
+        except ValueError as error:
+            if text := _text_columns(X):
+                raise ValueError(
+                    f"X has columns that do not hold numbers: {', '.join(text)}. Encode them first, as "
+                    "skrub.TableVectorizer does; `laddernet train FILE` does it for you."
+                ) from error
+            raise
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
     def _training_config(self, rows: int) -> TrainingConfig:
         if not 0 <= self.validation_fraction < 1:
@@ -168,7 +387,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if self.early_stopping and self.validation_fraction == 0:
             raise ValueError(
                 "early_stopping needs rows to judge by: set validation_fraction, e.g. to 0.2, to keep that share of "
-                "the labelled rows out of training."
+                "the rows out of training."
             )
         if self.max_epochs != "auto" and not isinstance(self.max_epochs, Integral):
             raise ValueError(f"max_epochs must be 'auto' or a whole number, got {self.max_epochs!r}.")
@@ -189,31 +408,21 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         )
 
     def _hold_out(
-        self, labels: NDArray[Any], labeled: NDArray[np.bool_]
+        self, labels: NDArray[Any], labeled: NDArray[np.bool_], seed: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Split the labelled rows into those to train on and those to validate on."""
-        rows = np.flatnonzero(labeled)
+        """Split rows into those to train on and those to validate on.
+
+        Of labelled rows `validation_fraction` is held out; for early stopping the same share of the others, up to
+        2000, as well.
+        """
         if self.validation_fraction == 0:
-            return rows, rows[:0]
-        try:
-            train_rows, validation_rows = train_test_split(
-                rows,
-                test_size=self.validation_fraction,
-                stratify=labels[rows] if self._task == "classification" else None,
-                random_state=check_random_state(self.random_state),
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"the {len(rows)} labelled rows cannot be split into training and validation rows with "
-                f"validation_fraction={self.validation_fraction}: {error} Set validation_fraction=0, or label more."
-            ) from error
-        wanted, kept = set(labels[rows].tolist()), set(labels[train_rows].tolist())
-        if (self._task == "classification" and kept != wanted) or len(train_rows) < 2:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} leaves too few of the {len(rows)} labelled rows "
-                "to train on (a class would have none). Lower it, or label more."
-            )
-        return np.sort(train_rows), np.sort(validation_rows)
+            return np.arange(len(labels)), np.arange(0)
+        kept, held_out = hold_out(labels, self.validation_fraction, task=self._task, seed=seed)
+        if not self.early_stopping:
+            return kept, held_out
+        others = np.random.default_rng(seed).permutation(np.flatnonzero(~labeled))
+        others = others[: min(int(self.validation_fraction * len(others)), _PREDICTION_ROWS)]
+        return np.setdiff1d(kept, others), np.sort(np.concatenate([held_out, others]))
 
     @property
     def _dtype(self) -> type[np.floating[Any]]:
@@ -241,6 +450,12 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             ladder.generator = torch.Generator(device).manual_seed(seed)
         return ladder
 
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn what the estimator takes."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     # Answers.
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -263,14 +478,14 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         In float32 a row's answer differs in the last digits with the number of rows it is computed with.
         """
         check_is_fitted(self)
-        rows: NDArray[Any] = validate_data(self, X, dtype=_input_types(X), reset=False)
+        rows = self._check_rows(X, reset=False)
         ladder, dtype = self.ladder_, self._dtype
         device = ladder.steps.device
         if rows.dtype == np.float64 and dtype == np.float32 and device.type == "cpu":
             ladder, dtype = copy.deepcopy(ladder).double(), np.float64
         parts = []
         with torch.no_grad():
-            for batch in gen_batches(len(rows), _PREDICTION_ROWS):
+            for batch in gen_batches(rows.shape[0], _PREDICTION_ROWS):
                 x = torch.from_numpy(self.scaling_.apply(rows[batch], dtype)).to(device)
                 parts.append(answer(ladder, x).cpu().numpy())
         return np.concatenate(parts)
@@ -280,6 +495,36 @@ def _input_types(X: Any) -> list[type[np.floating[Any]]]:
     """Floats stay as they are; whole numbers that float32 holds exactly become float32, all others float64."""
     small = getattr(X, "dtype", None) in (np.bool_, np.uint8, np.int8, np.uint16, np.int16)
     return [np.float32, np.float64] if small else [np.float64, np.float32]
+
+
+def _text_columns(X: Any) -> list[str]:
+    """Names of a data frame's columns that hold something else than numbers."""
+    kinds = getattr(X, "dtypes", None)
+    if kinds is None or not hasattr(kinds, "items"):
+        return []
+    return [str(name) for name, kind in kinds.items() if getattr(kind, "kind", "O") not in "biuf"]
+
+
+def _denoising_cost(ladder: Ladder, known: _Labeled, x: torch.Tensor, seed: int) -> float | None:
+    """Weighted denoising cost of held-out rows in evaluation mode, under noise that is the same at every call."""
+    if not ladder.decoder or len(x) < 2:
+        return None
+    generator = ladder.generator
+    ladder.generator = torch.Generator(x.device).manual_seed(seed)
+    with torch.no_grad():  # a step has labelled rows too, whatever they are
+        costs = ladder(known.x[:2], torch.from_numpy(known.y[:2]).to(x.device), x)
+    ladder.generator = generator
+    return float(costs.total - costs.supervised)
+
+
+def _start_from(previous: Ladder, ladder: Ladder) -> None:
+    try:
+        ladder.load_state_dict(previous.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            "warm_start goes on with the fitted network, and that has other widths, another variant or another "
+            "combinator than the settings ask for now. Set warm_start=False to start anew, or the settings back."
+        ) from error
 
 
 def _device(name: str) -> torch.device:
@@ -335,8 +580,15 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     validation_fraction : float in [0, 1)
         Share of the labelled rows kept out of training to measure `validation_error` after each epoch.
     early_stopping : bool
-        Stop after 10 epochs without a lower validation error, and keep the best epoch's weights. Needs a
-        validation_fraction.
+        Stop after 10 epochs in which neither the validation error nor the denoising cost of held-out rows has fallen,
+        and keep the weights of the epoch with the lowest error, and of those with the lowest denoising cost: with
+        few labels the error alone says little. Needs a validation_fraction, which then is kept out of the unlabelled
+        rows as well (2000 of them at most).
+    class_weight : mapping, "balanced" or None
+        Factor on the supervised cost of each class's rows, relative to the mean over the labelled rows; "balanced"
+        gives each class the same share.
+    warm_start : bool
+        Whether `fit` starts from the fitted network's weights, scaling and classes where there is one.
     device : str
         "auto" (a CUDA device where there is one, else the CPU), or a torch device's name.
     precision : {"auto", "float32", "bfloat16", "float64"}
@@ -355,6 +607,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         Only where X had column names.
     n_iter_ : int
         Epochs run.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
     history_ : list of dict
         One an epoch; see `laddernet.training.EpochRecord`. `validation_error` is the share of wrong answers.
     precision_ : str
@@ -379,41 +633,120 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     (2, 3)
     """
 
-    _task: TaskName = "classification"
+    _task: Task = "classification"
+    _FEWEST_LABELS = 1
 
-    def _read_labels(self, y: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        labels = column_or_1d(_plain_array(y), warn=True)
-        labeled = ~_is_missing(labels)
-        if labels.dtype.kind in "iuf":
-            labeled &= labels != -1
-        elif labels.dtype.kind == "O":
-            labeled &= np.array([not _is_minus_one(label) for label in labels])
-        elif labels.dtype.kind in "US" and {"-1", "nan", "None"} & set(map(str, np.unique(labels))):
-            raise ValueError(
-                "y is an array of strings in which '-1', 'nan' or 'None' stands, as numpy makes of a mark beside "
-                "strings. Mark rows without a label with None in an array of dtype object."
-            )
-        if not labeled.any():
-            raise ValueError("no row has a label: in y, every entry is -1, None or NaN. Label at least two classes.")
-        known = labels[labeled]
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (250, 250),
+        *,
+        variant: Variant = "full",
+        noise_std: float | Sequence[float] = 0.3,
+        denoising_weights: Literal["auto"] | Sequence[float] = "auto",
+        combinator: str = "gaussian",
+        input_scaling: InputScaling = "auto",
+        learning_rate: float = 0.01,
+        decay_start: float = 2 / 3,
+        batch_size: int = 100,
+        max_epochs: int | Literal["auto"] = "auto",
+        validation_fraction: float = 0.0,
+        early_stopping: bool = False,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        precision: Precision = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            variant=variant,
+            noise_std=noise_std,
+            denoising_weights=denoising_weights,
+            combinator=combinator,
+            input_scaling=input_scaling,
+            learning_rate=learning_rate,
+            decay_start=decay_start,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            validation_fraction=validation_fraction,
+            early_stopping=early_stopping,
+            warm_start=warm_start,
+            device=device,
+            precision=precision,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Go on training for one pass over new rows, at the full learning rate.
+
+        After `fit` or an earlier `partial_fit`, whose scaling and classes stay. The newest 2000 labelled rows are
+        remembered and take part in the supervised cost, so that new rows may all be unlabelled; a remembered row
+        that comes again has its new label. A part smaller than a batch is filled up with them.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (rows, features)
+            At least two rows where the model is new.
+        y : array-like of shape (rows,), optional
+            Labels, as in `fit`; by default no row has one.
+        classes : array-like of shape (classes,), optional
+            In the first call, all classes that will come; by default those in `y`.
+        sample_weight : array-like of shape (rows,), optional
+            As in `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X, y or a setting cannot be used, or a class is new; the model is left as it was.
+        TrainingError
+            If a cost becomes infinite or NaN.
+        """
+        with self._all_or_nothing():
+            return self._partial_fit(X, y, sample_weight, classes)
+
+    def _check_known(self, known: NDArray[Any]) -> None:
         if known.dtype.kind == "f" and np.isinf(known).any():
             raise ValueError("Input y contains infinity, which is no class.")
-        try:
-            known = np.array(np.unique(known).tolist())
-        except TypeError as error:
-            raise ValueError(f"y mixes labels that cannot be sorted together ({error}).") from error
-        check_classification_targets(known)
-        return labels, labeled
+        check_classification_targets(np.array(class_numbers(known)[0].tolist()))
+
+    def _learn_labels(self, y: NDArray[Any], *, again: bool) -> None:
+        classes = class_numbers(y)[0]
+        classes = np.array(classes.tolist()) if classes.dtype == object else classes
+        if not again:
+            if len(classes) < 2:
+                raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs at least two classes.")
+            self.classes_: NDArray[Any] = classes
+        elif unseen := set(classes.tolist()) - set(self.classes_.tolist()):
+            raise ValueError(
+                f"y has classes that the model was not made for: {', '.join(sorted(map(repr, unseen)))}; it knows "
+                f"{', '.join(map(repr, self.classes_.tolist()))}. Fit it anew, or name all classes in the first call "
+                "of partial_fit."
+            )
 
     def _encode_labels(self, y: NDArray[Any]) -> NDArray[Any]:
-        classes, targets = np.unique(y, return_inverse=True)
-        self.classes_: NDArray[Any] = np.array(classes.tolist()) if classes.dtype == object else classes
-        if len(classes) < 2:
-            raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs at least two classes.")
-        return targets.astype(np.int64)
+        return np.searchsorted(self.classes_, y.astype(self.classes_.dtype)).astype(np.int64)
 
-    def _validation_error(self, output: NDArray[Any], y: NDArray[Any]) -> float:
-        return 1.0 - float(accuracy_score(y.astype(self.classes_.dtype), self.classes_[output.argmax(axis=1)]))
+    def _class_weights(self, targets: NDArray[Any]) -> NDArray[np.float64]:
+        if self.class_weight is None:
+            return super()._class_weights(targets)
+        return np.asarray(compute_sample_weight(self.class_weight, self.classes_[targets]), dtype=np.float64)
+
+    def _validation_error(self, output: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64]) -> float:
+        answers = self.classes_[output.argmax(axis=1)]
+        return 1.0 - float(accuracy_score(y.astype(self.classes_.dtype), answers, sample_weight=weight))
 
     def _outputs(self) -> int:
         return len(self.classes_)
@@ -431,7 +764,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Share of right answers among the rows of `X` that have a label in `y`."""
         check_consistent_length(X, y, sample_weight)
-        labels, labeled = self._read_labels(y)
+        labels, labeled = self._read_labels(y, fewest=1)
         weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
         truth, answers = labels[labeled].tolist(), self.predict(X)[labeled].tolist()
         return float(accuracy_score(truth, answers, sample_weight=weight))
@@ -441,13 +774,13 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
     """Semi-supervised regression: a Ladder network with a linear output.
 
     In `y`, NaN (or None) marks a row without a label. The target is standardised for training. The parameters are
-    `LadderClassifier`'s; ``batch_size``, ``noise_std`` and the weights mean the same.
+    `LadderClassifier`'s, without `class_weight`.
 
     Attributes
     ----------
     y_mean_, y_scale_ : float
         Mean and standard deviation of the labels that were trained on.
-    n_features_in_, feature_names_in_, n_iter_, ladder_, scaling_
+    n_features_in_, feature_names_in_, n_iter_, interrupted_, ladder_, scaling_
         As in `LadderClassifier`.
     history_ : list of dict
         One an epoch; `validation_error` is the root mean square error, in y's units.
@@ -463,28 +796,39 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
     (2,)
     """
 
-    _task: TaskName = "regression"
+    _task: Task = "regression"
+    _FEWEST_LABELS = 2
 
-    def _read_labels(self, y: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        labels = column_or_1d(_plain_array(y), warn=True)
-        missing = _is_missing(labels)
-        try:
-            labels = np.where(missing, np.nan, labels).astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"y must hold numbers, and NaN where there is no label: {error}.") from error
-        if np.isinf(labels).any():
+    def partial_fit(self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Go on training for one pass over new rows; see `LadderClassifier.partial_fit`.
+
+        The target's mean and scale stay those of the first labels.
+        """
+        with self._all_or_nothing():
+            return self._partial_fit(X, y, sample_weight, None)
+
+    def _check_known(self, known: NDArray[Any]) -> None:
+        if np.isinf(self._numbers(known)).any():
             raise ValueError("Input y contains infinity.")
-        if (~missing).sum() < 2:
-            raise ValueError(f"{(~missing).sum()} rows have a label; regression needs at least two.")
-        return labels, ~missing
+
+    def _learn_labels(self, y: NDArray[Any], *, again: bool) -> None:
+        if not again:
+            known = self._numbers(y)
+            self.y_mean_, self.y_scale_ = float(known.mean()), float(known.std()) or 1.0
 
     def _encode_labels(self, y: NDArray[Any]) -> NDArray[Any]:
-        self.y_mean_, self.y_scale_ = float(y.mean()), float(y.std()) or 1.0
-        return ((y - self.y_mean_) / self.y_scale_).astype(self._dtype)
+        return ((self._numbers(y) - self.y_mean_) / self.y_scale_).astype(self._dtype)
 
-    def _validation_error(self, output: NDArray[Any], y: NDArray[Any]) -> float:
+    def _validation_error(self, output: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64]) -> float:
         answers = output[:, 0] * self.y_scale_ + self.y_mean_
-        return float(np.sqrt(np.mean((answers - y) ** 2)))
+        return float(root_mean_squared_error(self._numbers(y), answers, sample_weight=weight))
+
+    @staticmethod
+    def _numbers(known: NDArray[Any]) -> NDArray[np.float64]:
+        try:
+            return known.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"y must hold numbers, and NaN where there is no label: {error}.") from error
 
     def _outputs(self) -> int:
         return 1
@@ -496,35 +840,6 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Coefficient of determination over the rows of `X` that have a label in `y`."""
         check_consistent_length(X, y, sample_weight)
-        labels, labeled = self._read_labels(y)
+        labels, labeled = self._read_labels(y, fewest=2)
         weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
-        return float(r2_score(labels[labeled], self.predict(X)[labeled], sample_weight=weight))
-
-
-def _plain_array(y: Any) -> NDArray[Any]:
-    """Labels as a numpy array; a pandas column of categories or nullable type becomes one of objects."""
-    if hasattr(y, "to_numpy"):
-        return np.asarray(y.to_numpy())
-    return np.asarray(y)
-
-
-def _is_missing(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    if labels.dtype.kind == "f":
-        missing: NDArray[np.bool_] = np.isnan(labels)
-        return missing
-    if labels.dtype.kind != "O":
-        return np.zeros(len(labels), dtype=bool)
-    return np.array([_is_missing_object(label) for label in labels], dtype=bool)
-
-
-def _is_missing_object(label: Any) -> bool:
-    if label is None:
-        return True
-    try:
-        return bool(label != label)  # NaN, and pandas' NaT
-    except TypeError:  # pandas.NA is neither equal to itself nor not
-        return True
-
-
-def _is_minus_one(label: Any) -> bool:
-    return isinstance(label, (int, float, np.number)) and label == -1
+        return float(r2_score(self._numbers(labels[labeled]), self.predict(X)[labeled], sample_weight=weight))
