@@ -1,0 +1,484 @@
+"""A practitioner's files: tables and arrays in which most rows have no label, and tables of predictions.
+
+Tables are CSV (.csv, .tsv, also with .gz) and .parquet; arrays are .npz and .npy. Nothing is ever unpickled.
+"""
+
+import difflib
+import os
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from laddernet.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SEPARATORS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
+_SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+_MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
+_MOST_CLASSES = 20
+_EXACT = 2**53  # whole floats below it are exact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A file's rows.
+
+    Attributes
+    ----------
+    x : DataFrame or array of shape (rows, features)
+        The features alone, in the file's order.
+    y : array of shape (rows,) or None
+        The labels. Whole numbers are int64, other numbers float64, strings (and booleans, as "True" and "False")
+        objects. Where rows have no label, float64 holds NaN and everything else is an object array with None there.
+        None if the file has no labels at all.
+    labeled : bool array of shape (rows,)
+        Which rows have a label.
+    label : str or None
+        The name of the labels' column; of arrays, "y" unless another was asked for.
+    """
+
+    x: "pd.DataFrame | NDArray[Any]"
+    y: NDArray[Any] | None
+    labeled: NDArray[np.bool_]
+    label: str | None
+
+
+def read_rows(
+    path: str | Path,
+    *,
+    label_column: str | None = None,
+    labels_path: str | Path | None = None,
+    labels_required: bool = True,
+) -> Rows:
+    """Read a table or arrays.
+
+    In a table, a row has no label where the label's cell is empty or blank (in Parquet, also where it is null or
+    NaN); text such as "NA" or "None" is a class. Text that reads as numbers throughout is numbers, unless a leading
+    zero ("007") shows that it is a code. A counter 0, 1, 2, ... without a name, such as an index written along, is
+    left out with a warning.
+
+    An .npz file holds arrays X and y. An .npy file is X, and its labels are in `labels_path`, or in the file of the
+    same name with X replaced by y (X.npy and y.npy, X_train.npy and y_train.npy, digits_X.npy and digits_y.npy). In
+    arrays, a row has no label where y is -1 (integers), NaN (floats) or blank (strings); so give a regression target
+    in which -1 occurs as floats.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its suffix, in any case, says the format: .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .npz or .npy.
+    label_column : str, optional
+        The labels' column of a table (needed where `labels_required`), or their array in an .npz file instead of y.
+    labels_path : str or Path, optional
+        The labels' file, of an .npy file only.
+    labels_required : bool
+        Raise where there are no labels. If not, labels that are there are read and kept out of the features all the
+        same, provided that they are named.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is not of the promised form, or has no label; the message names it and says what
+        to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}. Name a file of data.")
+    suffix = _suffix(path)
+    if labels_path is not None and suffix != ".npy":
+        raise DataError(f"{path} has its labels within, so {labels_path} cannot be given as their file.")
+    try:
+        if suffix == ".npy":
+            x, y, label = _read_npy(path, label_column, labels_path, labels_required)
+        elif suffix == ".npz":
+            x, y, label = _read_npz(path, label_column or "y", labels_required)
+        else:
+            return _read_table(path, suffix, label_column, labels_required)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        _raise_damaged(path, error)
+    _check_array(path, x)
+    if y is None:
+        return Rows(x=x, y=None, labeled=np.zeros(len(x), dtype=bool), label=None)
+    y, labeled = _array_labels(path, label, y, rows=len(x))
+    _check_labeled(path, label, labeled, labels_required)
+    return Rows(x=x, y=y, labeled=labeled, label=label)
+
+
+def tell_task(y: ArrayLike) -> Literal["classification", "regression"]:
+    """Tell from the labels whether they are classes or amounts.
+
+    Strings, booleans and categories are classes. Numbers of which any has a fractional part are amounts. Whole
+    numbers (whole floats as well) are classes if at most 20 different ones occur, and either at most two, or each
+    twice or more on average; else amounts.
+
+    Parameters
+    ----------
+    y : array-like of shape (labelled rows,)
+        The labels of those rows that have one.
+
+    Raises
+    ------
+    DataError
+        If there is no label, or if -1 is among numeric classes, as the classifier takes it for "no label".
+    """
+    labels = np.asarray(y)
+    labels = np.array(labels.tolist()) if labels.dtype == object else labels
+    if labels.size == 0:
+        raise DataError("no row has a label, so that the task cannot be told. Label some rows.")
+    if labels.dtype.kind not in "iuf":
+        return "classification"
+    distinct = np.unique(labels)
+    repeated = len(distinct) <= 2 or len(labels) >= 2 * len(distinct)
+    if (distinct % 1 != 0).any() or len(distinct) > _MOST_CLASSES or not repeated:
+        return "regression"
+    if -1 in distinct:
+        raise DataError(
+            "one of the classes is -1, which stands for a row without a label. Rename the class, or empty the cells of "
+            "the rows that have no label."
+        )
+    return "classification"
+
+
+def prediction_table(
+    classes: Sequence[Any] | NDArray[Any] | None, answers: NDArray[Any], probabilities: NDArray[Any] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Columns of a table of predictions, for `write_predictions`.
+
+    Parameters
+    ----------
+    classes : sequence of length (classes,) or None
+        None for regression.
+    answers : array of shape (rows,)
+    probabilities : array of shape (rows, classes), optional
+        In the order of `classes`.
+
+    Returns
+    -------
+    dict
+        "prediction", and with probabilities "probability_<class>" for each class; arrays of shape (rows,).
+    """
+    if classes is None or probabilities is None:
+        return {"prediction": answers}
+    columns = zip(classes, probabilities.T, strict=True)
+    return {"prediction": answers} | {f"probability_{name}": column for name, column in columns}
+
+
+def write_predictions(path: str | Path, columns: Mapping[str, NDArray[Any]], *, overwrite: bool = False) -> None:
+    """Write columns as a table, in the order of the rows; the file is complete or absent.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its suffix says the format: .csv, .csv.gz, .tsv, .tsv.gz or .parquet.
+    columns : mapping of str to array of shape (rows,)
+    overwrite : bool
+        Replace an existing file, only once the new one is complete.
+
+    Raises
+    ------
+    DataError
+        If the file exists and is not to be overwritten, cannot be written, or has another suffix.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix not in _SEPARATORS and suffix != ".parquet":
+        raise DataError(f"{path} cannot be written: predictions are written as .csv, .tsv or .parquet.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise DataError(f"{path} exists already and is not overwritten. Name another file, or ask to overwrite it.")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        frame = pd.DataFrame(dict(columns))
+        if suffix == ".parquet":
+            frame.to_parquet(beside, index=False)
+        else:
+            compression: Literal["gzip"] | None = "gzip" if suffix.endswith(".gz") else None
+            frame.to_csv(beside, index=False, sep=_SEPARATORS[suffix], compression=compression)
+        beside.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error}). Name another file.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _suffix(path: Path) -> str:
+    """Known suffix of a file, .gz with what is before it."""
+    for suffix in (*_SEPARATORS, ".parquet", ".npz", ".npy"):
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise DataError(
+        f"{path} has the suffix {path.suffix or '(none)'}, which says no known format. Use .csv, .tsv (or these with "
+        ".gz), .parquet, .npz or .npy."
+    )
+
+
+def _raise_damaged(path: Path, error: BaseException) -> NoReturn:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise DataError(f"{path} is damaged, cut short or not what its name says ({reason}). Write it again.") from error
+
+
+# Tables
+
+
+def _read_table(path: Path, suffix: str, label_column: str | None, required: bool) -> Rows:
+    if suffix == ".parquet":
+        frame = _read_parquet(path)
+        names = _check_names(path, [str(name) for name in frame.columns], label_column, required)
+    else:
+        header = _read_header(path, suffix)
+        names = _check_names(path, header, label_column, required)
+        frame = _read_csv(path, suffix, header, label_column if label_column in names else None)
+    if frame.empty:
+        raise DataError(f"{path} has {len(frame)} rows and {frame.shape[1]} columns, so no data. Add rows to it.")
+    if label_column not in names:
+        return Rows(x=frame, y=None, labeled=np.zeros(len(frame), dtype=bool), label=None)
+    x = frame.drop(columns=label_column)
+    if x.shape[1] == 0:
+        raise DataError(f"{path} has no other column than the labels'. Add columns of features.")
+    y, labeled = _table_labels(path, label_column, frame[label_column], is_text=suffix != ".parquet")
+    _check_labeled(path, label_column, labeled, required)
+    return Rows(x=x, y=y, labeled=labeled, label=label_column)
+
+
+def _read_header(path: Path, suffix: str) -> list[str]:
+    """Names of a CSV's columns, as they stand there."""
+    import pandas as pd
+
+    separator = _SEPARATORS[suffix]
+    try:
+        first = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty. It needs a line of column names and a line for each row.") from None
+    except pd.errors.ParserError as error:
+        raise DataError(f"{path} is no table: {error}.") from error
+    except UnicodeDecodeError as error:
+        _raise_encoding(path, error)
+    header: list[str] = first.iloc[0].tolist()
+    if len(header) == 1:
+        for other, name in _SEPARATOR_NAMES.items():
+            if other != separator and other in header[0]:
+                raise DataError(
+                    f"{path} has a single column, {header[0]!r}: its columns seem to be separated by {name}, not by "
+                    f"{_SEPARATOR_NAMES[separator]}. Save it with {_SEPARATOR_NAMES[separator]} between columns, or "
+                    "give it the suffix .csv (commas) or .tsv (tabs) that it should have."
+                )
+    return header
+
+
+def _check_names(path: Path, names: list[str], label_column: str | None, required: bool) -> list[str]:
+    doubled = sorted({repr(name) for name in names if names.count(name) > 1})
+    if doubled:
+        raise DataError(f"{path} has more than one column named {', '.join(doubled)}. Give each its own name.")
+    if label_column in names or not required:
+        return names
+    close = difflib.get_close_matches(label_column or "", names, n=3)
+    ordered = [*close, *(name for name in names if name not in close)]
+    listed = ", ".join(map(repr, ordered[:30])) + (f" and {len(ordered) - 30} more" if len(ordered) > 30 else "")
+    if label_column is None:
+        raise DataError(f"{path}: which column holds the labels? Name one of {listed}.")
+    raise DataError(f"{path} has no column {label_column!r} to take the labels from. Name one of {listed}.")
+
+
+def _read_csv(path: Path, suffix: str, header: list[str], label: str | None) -> "pd.DataFrame":
+    import pandas as pd
+
+    separator = _SEPARATORS[suffix]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, sep=separator, index_col=False, low_memory=False)
+            if label is not None:  # once more as it stands, so that a class named NA is no missing value
+                text = pd.read_csv(
+                    path, sep=separator, index_col=False, usecols=[label], dtype=str, keep_default_na=False
+                )
+                frame[label] = text[label]
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise DataError(
+            f"{path} has lines with more cells than columns ({' '.join(str(error).split())}). Put quotation marks "
+            "around cells that hold a separator."
+        ) from error
+    except UnicodeDecodeError as error:
+        _raise_encoding(path, error)
+    for name, found in zip(header, frame.columns, strict=True):
+        if not name.strip() and found != label and np.array_equal(frame[found], np.arange(len(frame))):
+            warnings.warn(f"{path}: a column without a name only counts the rows; it is left out.", stacklevel=5)
+            return frame.drop(columns=found)
+    return frame
+
+
+def _raise_encoding(path: Path, error: UnicodeDecodeError) -> NoReturn:
+    raise DataError(
+        f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x}: {error.reason}). Save it as UTF-8."
+    ) from error
+
+
+def _read_parquet(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        frame = pd.read_parquet(path, engine="pyarrow")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        _raise_damaged(path, error)
+    frame.columns = pd.Index([str(name) for name in frame.columns])
+    return frame.reset_index(drop=True)
+
+
+def _table_labels(
+    path: Path, name: str | None, column: "pd.Series[Any]", *, is_text: bool
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    import pandas as pd
+
+    values = column.astype(object)
+    blank = [isinstance(value, str) and not value.strip() for value in values]
+    labeled = (values.notna() & ~np.array(blank)).to_numpy(dtype=bool)
+    known = values[labeled]
+    kind = pd.api.types.infer_dtype(known)
+    if is_text and len(known):
+        numbers = pd.to_numeric(known, errors="coerce")
+        is_number, is_mark = numbers.notna(), known.str.strip().isin(_MISSING_MARKS)
+        if is_number.any() and (is_number | is_mark).all() and not known.str.match(r"\s*[+-]?0\d").any():
+            if is_number.all():
+                return _fill(path, name, numbers.to_numpy(), labeled)
+            raise DataError(
+                f"{path}: the labels {name!r} are numbers, but also {known[is_mark].iloc[0]!r}. Leave the cell empty "
+                "where a row has no label."
+            )
+    if kind in ("integer", "floating", "mixed-integer-float", "decimal"):
+        return _fill(path, name, pd.to_numeric(known.astype(float) if kind != "integer" else known).to_numpy(), labeled)
+    if kind not in ("string", "boolean", "empty"):
+        raise DataError(f"{path}: the labels {name!r} are of kind {kind}. Make them all numbers or all strings.")
+    return _fill(path, name, known.to_numpy(), labeled)
+
+
+# Arrays
+
+
+def _read_npz(path: Path, label: str, required: bool) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+    with path.open("rb") as file, _load(path, file) as arrays:
+        found = ", ".join(arrays.files) or "nothing"
+        if "X" not in arrays.files:
+            raise DataError(f"{path} has no array X of the features; it holds {found}. Save it as X.")
+        if label not in arrays.files:
+            if required:
+                raise DataError(f"{path} has no array {label} of the labels; it holds {found}. Save it as {label}.")
+            return _member(path, arrays, "X"), None, label
+        return _member(path, arrays, "X"), _member(path, arrays, label), label
+
+
+def _read_npy(
+    path: Path, label_column: str | None, labels_path: str | Path | None, required: bool
+) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+    if label_column is not None:
+        raise DataError(f"{path} is one array, with no column {label_column!r}. Give the labels' file instead.")
+    x = _load_array(path)
+    name = re.sub(r"(?<![A-Za-z0-9])X(?![A-Za-z0-9])", "y", path.stem)
+    if labels_path is None and name == path.stem:
+        if required:
+            raise DataError(f"{path}: which file holds the labels? Name it, or call the two files X.npy and y.npy.")
+        return x, None, "y"
+    beside = path.with_name(name + path.suffix) if labels_path is None else Path(labels_path)
+    if beside.is_file():
+        return x, _load_array(beside), "y"
+    if required or labels_path is not None:
+        raise DataError(f"{path}: the labels were looked for in {beside}, which is not there. Name their file.")
+    return x, None, "y"
+
+
+def _load_array(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        array: NDArray[Any] = _load(path, file)
+    return array
+
+
+def _load(path: Path, file: BinaryIO) -> Any:
+    """Whatever numpy has written there: an array, or an archive of arrays that are read from the open file."""
+    try:
+        loaded = np.load(file, allow_pickle=False)
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            _raise_objects(path, error)
+        _raise_damaged(path, error)
+    if isinstance(loaded, np.ndarray) != (_suffix(path) == ".npy"):
+        raise DataError(f"{path} is not what its suffix says: .npy holds one array, .npz an archive. Rename it.")
+    return loaded
+
+
+def _member(path: Path, arrays: Any, name: str) -> NDArray[Any]:
+    try:
+        array = arrays[name]
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            _raise_objects(path, error)
+        _raise_damaged(path, error)
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: {name} is damaged, for it is no array. Write the file again.")
+    return array
+
+
+def _raise_objects(path: Path, error: ValueError) -> NoReturn:
+    raise DataError(
+        f"{path} holds Python objects, which are not read, as they could run any code. Save numbers, and labels as "
+        "numbers or as an array of strings (dtype str)."
+    ) from error
+
+
+def _check_array(path: Path, x: NDArray[Any]) -> None:
+    if x.ndim != 2:
+        raise DataError(
+            f"{path}: X has shape {x.shape}, not (rows, features). Reshape it first, for instance with "
+            "X.reshape(len(X), -1)."
+        )
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{path}: X is of {x.dtype}. Make it numbers; a table with text goes into a .csv or .parquet.")
+    if x.size == 0:
+        raise DataError(f"{path}: X has shape {x.shape}, so no data. Add rows and columns to it.")
+
+
+def _array_labels(path: Path, name: str, y: NDArray[Any], *, rows: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    if y.shape not in ((rows,), (rows, 1)):
+        raise DataError(f"{path}: the labels {name} have shape {y.shape}, but X has {rows} rows. Give one label a row.")
+    y, kind = y.reshape(rows), y.dtype.kind
+    if kind not in "biufU":
+        raise DataError(f"{path}: the labels {name} are of {y.dtype}. Make them numbers or strings.")
+    if kind == "U":
+        labeled = np.strings.strip(y) != ""
+    else:
+        labeled = ~np.isnan(y) if kind == "f" else ~((kind == "i") & (y == -1))
+    return _fill(path, name, y[labeled], labeled)
+
+
+def _fill(
+    path: Path, name: str | None, known: NDArray[Any], labeled: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Labels of all rows from those of the labelled ones, as `Rows` describes them."""
+    if known.dtype.kind == "f":
+        if np.isinf(known).any():
+            raise DataError(f"{path}: row {np.flatnonzero(labeled)[np.isinf(known)][0] + 1} has an infinite {name!r}.")
+        known = known.astype(np.float64)
+        whole = bool(((known % 1 == 0) & (np.abs(known) < _EXACT)).all())
+        known = known.astype(np.int64) if whole else known
+    elif known.dtype.kind in "iu":
+        known = known.astype(np.int64)
+    else:
+        known = np.array([str(label) for label in known.tolist()], dtype=object)
+    if labeled.all():
+        return known, labeled
+    y = np.full(len(labeled), np.nan) if known.dtype.kind == "f" else np.full(len(labeled), None, dtype=object)
+    y[labeled] = known
+    return y, labeled
+
+
+def _check_labeled(path: Path, name: str | None, labeled: NDArray[np.bool_], required: bool) -> None:
+    if required and not labeled.any():
+        raise DataError(f"{path}: no row has a label in {name!r}. Fill it in for some rows.")
