@@ -1,8 +1,9 @@
 """Run folders: what a training run leaves behind, and reading it back.
 
 A run folder holds ``weights.safetensors`` (the ladder's tensors and the input scaling), ``config.json`` (what
-rebuilds the estimator, and what it was trained on), ``history.jsonl`` (a line an epoch) and ``metrics.json``. It
-is written beside its place and renamed, so that it is complete or absent. No file in it is a pickle.
+rebuilds the estimator, and what it was trained on), ``history.jsonl`` (a line an epoch), ``metrics.json`` and, where
+it was trained on a file, ``preparation.skops`` (how that file's columns become numbers). It is written beside its
+place and renamed, so that it is complete or absent. No file in it is a pickle.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.scaling import Scaling
 from laddernet.training import resolve_precision
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from laddernet.preparation import Preparation
+
+FORMAT = 2
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
@@ -37,7 +41,9 @@ _UNUSABLE = (
 )  # fmt: skip
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
+    "preparation",
 }  # fmt: skip
+_PREPARATION = "preparation.skops"
 _LADDER = "ladder."
 _SCALING = "scaling."
 
@@ -53,11 +59,14 @@ class Run:
     training : dict
         What it was trained on, as given to `save_run`.
     metrics : dict
+    preparation : Preparation or None
+        What turns a table's rows into the model's, where it was trained on a file.
     """
 
     model: LadderClassifier | LadderRegressor
     training: dict[str, Any]
     metrics: dict[str, Any]
+    preparation: "Preparation | None" = None
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -89,6 +98,7 @@ def save_run(
     *,
     training: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    preparation: "Preparation | None" = None,
     overwrite: bool = False,
 ) -> None:
     """Write a fitted estimator as a run folder.
@@ -103,6 +113,8 @@ def save_run(
         What it was trained on: anything that goes to JSON.
     metrics : mapping
         What was measured.
+    preparation : Preparation, optional
+        What turned a table's rows into the model's.
     overwrite : bool
         Replace an existing run, only once the new one is complete.
 
@@ -117,7 +129,9 @@ def save_run(
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(_tensors(model), beside / "weights.safetensors")
-        _write(beside / "config.json", _config(model, training))
+        _write(beside / "config.json", _config(model, training) | {"preparation": preparation is not None})
+        if preparation is not None:
+            preparation.save(beside / _PREPARATION)
         lines = [json.dumps(record) + "\n" for record in model.history_]
         (beside / "history.jsonl").write_text("".join(lines), encoding="utf-8")
         _write(beside / "metrics.json", dict(metrics))
@@ -153,9 +167,22 @@ def load_run(folder: Path) -> Run:
         model.history_ = [json.loads(line) for line in lines]
     except _UNUSABLE as error:
         raise RunError(f"{folder} is not a usable run: {' '.join(str(error).split())}") from error
-    model.n_iter_ = len(model.history_)
+    model.n_iter_, model.interrupted_ = len(model.history_), False
     model.precision_ = resolve_precision(model.precision)
-    return Run(model=model, training=config["training"], metrics=_read(folder / "metrics.json"))
+    preparation = _load_preparation(folder / _PREPARATION, model) if config["preparation"] else None
+    metrics = _read(folder / "metrics.json")
+    return Run(model=model, training=config["training"], metrics=metrics, preparation=preparation)
+
+
+def _load_preparation(path: Path, model: LadderClassifier | LadderRegressor) -> "Preparation":
+    from laddernet.preparation import Preparation
+
+    preparation = Preparation.load(path)
+    if len(preparation.feature_names) != model.n_features_in_:
+        raise RunError(
+            f"{path} gives {len(preparation.feature_names)} columns, but the model takes {model.n_features_in_}."
+        )
+    return preparation
 
 
 def _tensors(model: LadderClassifier | LadderRegressor) -> dict[str, torch.Tensor]:
@@ -168,6 +195,8 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
     parameters = model.get_params()
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
+    if isinstance(parameters.get("class_weight"), Mapping):  # keys that are no strings would become such
+        parameters["class_weight"] = [[_plain_key(k), float(w)] for k, w in parameters["class_weight"].items()]
     if isinstance(model, LadderClassifier):
         labels = {"classes": model.classes_.tolist(), "dtype": model.classes_.dtype.str}
     else:
@@ -187,6 +216,8 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
 
 def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in config["parameters"].items()}
+    if isinstance(parameters.get("class_weight"), tuple):
+        parameters["class_weight"] = dict(parameters["class_weight"])
     model = _ESTIMATORS[config["estimator"]](**parameters)
     labels, features = config["labels"], config["n_features_in"]
     if isinstance(model, LadderClassifier):
@@ -237,6 +268,10 @@ def _replace(complete: Path, folder: Path) -> None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain_key(key: Any) -> Any:
+    return key.item() if isinstance(key, np.generic) else key
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import json
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,10 @@ from rich.table import Table
 from laddernet import __version__
 
 if TYPE_CHECKING:
+    from laddernet.data.labels import Task
     from laddernet.recipes import Recipe
+    from laddernet.reproduce import Machine
+    from laddernet.tables import FileOptions, Prepared
 
 app = typer.Typer(
     name="laddernet",
@@ -28,7 +33,33 @@ app = typer.Typer(
 data_app = typer.Typer(help="List the data sets that have a name here, or download one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-DataName = Annotated[str, typer.Argument(metavar="DATA", help="A data set: digits (embedded) or mnist.")]
+_KNOWN = "digits (embedded), mnist or cifar10"
+DataName = Annotated[str, typer.Argument(metavar="DATA", help=f"A data set: {_KNOWN}.")]
+DataOrFile = Annotated[
+    str,
+    typer.Argument(metavar="DATA|FILE", help=f"A data set: {_KNOWN}; or a file: .csv, .tsv, .parquet, .npz or .npy."),
+]
+TableFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .csv, .tsv, .parquet, .npz or .npy file.")]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Of a FILE: the column of the labels; an empty cell is a row without a label.")
+]
+LabelsFile = Annotated[
+    Path | None, typer.Option(help="Of an .npy FILE: the labels' file. [default: y.npy beside X.npy]")
+]
+TestFile = Annotated[Path | None, typer.Option(help="Of a FILE: a file of test rows, of the same form.")]
+TestFraction = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.9,
+        help="Of a FILE: share of the labelled rows to test on where there is no --test; 0 for no test. "
+        "[default: 0.25]",
+    ),
+]
+TaskOption = Annotated[
+    Literal["classification", "regression"] | None,
+    typer.Option(help="Of a FILE. [default: told from the labels]"),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder under which data sets lie. [default: $LADDERNET_DATA, else the user's cache]"),
@@ -95,14 +126,23 @@ def _root(
 @app.command()
 @_clear_errors
 def train(
-    data: DataName,
+    data: DataOrFile,
     labels: Annotated[
-        int | None, typer.Option(min=1, help="How many rows keep their label. [default: the recipe's]")
+        int | None, typer.Option(min=1, help="How many rows keep their label. [default: the recipe's; of a FILE, all]")
     ] = None,
+    label_column: LabelColumn = None,
+    labels_file: LabelsFile = None,
+    test: TestFile = None,
+    test_fraction: TestFraction = None,
+    task: TaskOption = None,
+    settings: Annotated[Path | None, typer.Option(help="Of a FILE: settings that tune has written.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Settings by name (see reproduce --list). [default: the nearest]")
+        str | None,
+        typer.Option(help="Of a data set: settings by name (see reproduce --list). [default: the nearest]"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's; of a FILE, by its rows]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the labelled rows and all else random.")] = 0,
     variant: Annotated[Variant | None, typer.Option(help="Which layers denoise.")] = None,
     validation_fraction: Annotated[
@@ -114,85 +154,339 @@ def train(
     device: Device = "auto",
     precision: Precision = "auto",
     baseline: Annotated[
-        bool, typer.Option("--baseline/--no-baseline", help="Train the supervised-only network as well.")
+        bool, typer.Option("--baseline/--no-baseline", help="Train what learns from the labelled rows alone as well.")
     ] = True,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train on a data set of which few rows keep their label, test, and write a run folder."""
-    chosen = _choose_recipe(data, labels, recipe, variant, epochs)
-    chosen = replace(chosen, validation_fraction=validation_fraction)
+    """Train on a file, or on a data set of which few rows keep their label; test, and write a run folder."""
+    of_files = {
+        "--label-column": label_column,
+        "--labels-file": labels_file,
+        "--test": test,
+        "--test-fraction": test_fraction,
+        "--task": task,
+        "--settings": settings,
+    }
+    given = {"validation_fraction": validation_fraction, "device": device, "precision": precision}
+    if _is_file(data):
+        if recipe is not None:
+            raise typer.BadParameter(f"a recipe is of a data set, and {data} is a file.", param_hint="--recipe")
+        options = _file_options(label_column, labels_file, labels, test, test_fraction, task, seed)
+        given |= {"random_state": seed}
+        given |= {} if variant is None else {"variant": variant}
+        given |= {} if epochs is None else {"max_epochs": epochs}
+        report = _train_on_file(Path(data), options, settings, given, baseline=baseline, out=out, overwrite=overwrite)
+    else:
+        chosen = _choose_recipe(data, labels, recipe, variant, epochs)
+        if misplaced := [name for name, value in of_files.items() if value is not None]:
+            raise typer.BadParameter(f"is for a file, and {data} is a data set.", param_hint=misplaced[0])
+        chosen = replace(chosen, validation_fraction=validation_fraction)
+        from laddernet.reproduce import Machine
+
+        machine = Machine(device=device, precision=precision, data_dir=data_dir)
+        name = recipe or chosen.name
+        report = _train_on_dataset(
+            data, chosen, machine, name=name, seed=seed, baseline=baseline, out=out, overwrite=overwrite
+        )
+    if as_json:
+        typer.echo(json.dumps(report))
+
+
+def _train_on_dataset(
+    data: str,
+    chosen: "Recipe",
+    machine: "Machine",
+    *,
+    name: str,
+    seed: int,
+    baseline: bool,
+    out: Path | None,
+    overwrite: bool,
+) -> dict[str, Any]:
     title = f"{data}-{chosen.labels}" + ("" if chosen.variant == "full" else f"-{chosen.variant}")
     usual = Path("runs") / f"{title}-seed-{seed}"
 
     from laddernet.checkpoints import check_free, save_run
     from laddernet.data import load
     from laddernet.progress import progress
-    from laddernet.reproduce import Machine, run_recipe
+    from laddernet.reproduce import run_recipe
 
     check_free(out or _new_folder(usual), overwrite=overwrite)
-    machine = Machine(device=device, precision=precision, data_dir=data_dir)
-    rows = load(data, data_dir=data_dir, seed=seed)
-    with_baseline = baseline and chosen.variant != "baseline"
+    rows = load(data, data_dir=machine.data_dir, seed=seed)
     ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=progress(title=title))
     metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
-    if with_baseline:
-        supervised = run_recipe(
-            chosen.baseline(), rows, seed=seed, machine=machine, callback=progress(title="supervised only")
-        )
-        metrics["baseline_test_error"] = round(supervised.test_error, 4)
-        metrics["baseline_seconds"] = round(supervised.seconds, 2)
-    training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": recipe or chosen.name}
-
     table = Table(title=f"{data}, {chosen.labels} labels of {len(rows.y_train)} rows, seed {seed}")
     for column in ("network", "test error", f"wrong of {len(rows.y_test)}", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
     table.add_row(*_table_row(f"ladder ({chosen.variant})", ladder, len(rows.y_test)))
-    if with_baseline:
+    if baseline and chosen.variant != "baseline":
+        watch = progress(title="supervised only")
+        supervised = run_recipe(chosen.baseline(), rows, seed=seed, machine=machine, callback=watch)
+        metrics["baseline_test_error"] = round(supervised.test_error, 4)
+        metrics["baseline_seconds"] = round(supervised.seconds, 2)
         table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     folder = out or _new_folder(usual)
+    training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": name}
     save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=overwrite)
     typer.echo(f"run written to {folder}")
-    if as_json:
-        verdict = {
-            "dataset": data,
-            "labels": chosen.labels,
-            "seed": seed,
-            "epochs": ladder.model.n_iter_,
-            "test_error": metrics["test_error"],
-            "baseline_test_error": metrics.get("baseline_test_error"),
-            "seconds": metrics["seconds"],
-            "run": str(folder),
-        }
-        typer.echo(json.dumps(verdict))
+    return {
+        "dataset": data,
+        "labels": chosen.labels,
+        "seed": seed,
+        "epochs": ladder.model.n_iter_,
+        "test_error": metrics["test_error"],
+        "baseline_test_error": metrics.get("baseline_test_error"),
+        "seconds": metrics["seconds"],
+        "run": str(folder),
+    }
+
+
+def _train_on_file(
+    path: Path,
+    options: "FileOptions",
+    settings: Path | None,
+    given: dict[str, Any],
+    *,
+    baseline: bool,
+    out: Path | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    usual = Path("runs") / f"{path.name.split('.')[0]}-seed-{options.seed}"
+
+    from laddernet.checkpoints import check_free, save_run
+    from laddernet.progress import progress
+    from laddernet.reproduce import fit_whole
+    from laddernet.tables import linear_score, prepare, read_settings, score, settings_for
+
+    check_free(out or _new_folder(usual), overwrite=overwrite)
+    chosen = read_settings(settings) if settings is not None else {}
+    prepared = prepare(path, options)
+    chosen = settings_for(prepared, chosen | given)
+    known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
+    _describe_rows(path, prepared)
+    if tested == 0:
+        _say("there are no test rows, so no error is measured; ask for some with --test-fraction or --test.")
+
+    outcomes: dict[str, tuple[dict[str, float], float]] = {}
+
+    def fit(name: str, title: str, **others: Any) -> Any:
+        model = prepared.estimator(**chosen | others)
+        started = time.perf_counter()
+        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title))
+        seconds = time.perf_counter() - started
+        outcomes[name] = (score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds)
+        return model
+
+    variant = chosen.get("variant", "full")
+    model = fit(f"ladder ({variant})", path.name)
+    (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
+    if baseline and tested:
+        if variant != "baseline":
+            zero = {"denoising_weights": "auto"}
+            fit("supervised only", "supervised only", variant="baseline", **zero)
+            compared |= {f"baseline_{name}": value for name, value in outcomes["supervised only"][0].items()}
+        started = time.perf_counter()
+        linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
+        outcomes[linear] = (linear_score(prepared, model), time.perf_counter() - started)
+        compared |= {f"linear_{name}": value for name, value in outcomes[linear][0].items()}
+    if tested:
+        Console().print(_outcome_table(path.name, known, len(prepared.y_train), tested, options.seed, outcomes))
+    folder = out or _new_folder(usual)
+    training = {
+        "file": path.name,
+        "label": prepared.label,
+        "task": prepared.task,
+        "labels": known,
+        "rows": len(prepared.y_train),
+        "test_rows": tested,
+        "seed": options.seed,
+    }
+    save_run(
+        folder,
+        model,
+        training=training,
+        metrics=metrics | {"seconds": round(seconds, 2)} | compared,
+        preparation=prepared.preparation,
+        overwrite=overwrite,
+    )
+    typer.echo(f"run written to {folder}")
+    return training | metrics | compared | {"epochs": model.n_iter_, "seconds": round(seconds, 2), "run": str(folder)}
+
+
+@app.command()
+@_clear_errors
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train wrote.")],
+    file: TableFile,
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .tsv or .parquet.")] = Path("predictions.csv"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is in --out.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the class, and the probability of each class, of every row of a file, in the file's order."""
+    from laddernet.checkpoints import load_run
+    from laddernet.data.files import check_writable, prediction_table, read_rows, write_predictions
+
+    check_writable(out, overwrite=overwrite)
+    loaded = load_run(run)
+    label = loaded.training.get("label")
+    arrays = file.suffix.lower() in (".npy", ".npz")
+    rows = read_rows(file, label_column=None if arrays and label == "y" else label, labels_required=False)
+    x = rows.x if loaded.preparation is None else loaded.preparation.apply(rows.x)
+    if hasattr(loaded.model, "classes_"):
+        probabilities = loaded.model.predict_proba(x)
+        classes = loaded.model.classes_
+        table = prediction_table(classes, classes[probabilities.argmax(axis=1)], probabilities)
+    else:
+        table = prediction_table(None, loaded.model.predict(x))
+    write_predictions(out, table, overwrite=overwrite)
+    typer.echo(f"{len(rows.x):,} predictions written to {out}")
+
+
+@app.command()
+@_clear_errors
+def tune(
+    file: TableFile,
+    label_column: LabelColumn = None,
+    labels_file: LabelsFile = None,
+    labels: Annotated[int | None, typer.Option(min=1, help="How many rows keep their label. [default: all]")] = None,
+    test: TestFile = None,
+    test_fraction: TestFraction = None,
+    task: TaskOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try, in all; those in --storage count.")] = 30,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the labelled rows, each held out once.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each trial.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the rows, the networks and the search.")] = 0,
+    out: Annotated[Path, typer.Option(help="File of the best settings, for train --settings.")] = Path("best.json"),
+    storage: Annotated[
+        Path | None, typer.Option(help="File of the search, which a later call goes on with. [default: OUT.journal]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Search for better settings of a file; give the same rows' options as to train, so that test rows stay unseen."""
+    from laddernet.progress import trial_progress
+    from laddernet.tables import prepare, write_settings
+    from laddernet.tuning import tune as search
+
+    options = _file_options(label_column, labels_file, labels, test, test_fraction, task, seed)
+    prepared = prepare(file, options)
+    _describe_rows(file, prepared)
+    with trial_progress(trials) as watch:
+        tuned = search(
+            prepared,
+            storage=storage or out.with_name(out.name + ".journal"),
+            trials=trials,
+            folds=folds,
+            max_epochs=epochs,
+            seed=seed,
+            on_trial=watch,
+        )
+    write_settings(out, tuned.settings)
+    unit = "% of held-out labels wrong" if prepared.task == "classification" else "of the labels' deviation"
+    typer.echo(f"best of {tuned.trials} trials: {tuned.error:.4g} {unit}; with the defaults {tuned.default_error:.4g}")
+    typer.echo(f"settings written to {out}: {json.dumps(tuned.settings)}")
 
 
 @app.command()
 @_clear_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train wrote.")],
-    data: DataName,
+    data: DataOrFile,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Test a run on a data set's test rows (of digits: those of the split that the run was trained on)."""
-    _check_dataset(data)
+    """Test a run on a file's labelled rows, or a data set's test rows (of digits: of the split it was trained on)."""
+    file = _is_file(data)
+    if not file:
+        _check_dataset(data, or_file=True)
     from laddernet.checkpoints import load_run
     from laddernet.data import load
     from laddernet.errors import RunError
+    from laddernet.tables import read_labeled, score
 
     loaded = load_run(run)
     seed = loaded.training.get("seed")
-    if not hasattr(loaded.model, "classes_") or not isinstance(seed, int):
-        raise RunError(f"{run} is not a classifier that the train command wrote for a named data set.")
-    rows = load(data, data_dir=data_dir, seed=seed)
-    error = 100 * (1 - loaded.model.score(rows.x_test, rows.y_test))
-    typer.echo(f"{run} on {data}: test error {error:.2f} % of {len(rows.y_test)} rows")
+    if file:
+        label = loaded.training.get("label")
+        task: Task = "classification" if hasattr(loaded.model, "classes_") else "regression"
+        if label is None:
+            raise RunError(f"{run} was not trained on a file, so that the columns of {data} cannot be told.")
+        x, y = read_labeled(Path(data), loaded.preparation, label_column=label, task=task)
+    else:
+        if not hasattr(loaded.model, "classes_") or not isinstance(seed, int) or "dataset" not in loaded.training:
+            raise RunError(f"{run} is not a classifier that the train command wrote for a named data set.")
+        rows = load(data, data_dir=data_dir, seed=seed)
+        x, y = rows.x_test, rows.y_test
+    metrics = score(loaded.model, x, y)
+    measured = ", ".join(_describe_metric(name, value) for name, value in metrics.items())
+    typer.echo(f"{run} on {data}: {measured} of {len(y)} rows")
     if as_json:
-        typer.echo(json.dumps({"run": str(run), "dataset": data, "test_error": round(error, 4)}))
+        typer.echo(json.dumps({"run": str(run), "dataset": data, **metrics}))
+
+
+def _file_options(
+    label_column: str | None,
+    labels_file: Path | None,
+    labels: int | None,
+    test: Path | None,
+    test_fraction: float | None,
+    task: Literal["classification", "regression"] | None,
+    seed: int,
+) -> "FileOptions":
+    from laddernet.tables import FileOptions
+
+    if test is not None and test_fraction:
+        raise typer.BadParameter("there is a file of test rows already.", param_hint="--test-fraction")
+    return FileOptions(
+        label_column=label_column,
+        labels_path=labels_file,
+        labels=labels,
+        test=test,
+        test_fraction=0.25 if test_fraction is None else test_fraction,
+        task=task,
+        seed=seed,
+    )
+
+
+def _describe_rows(path: Path, prepared: "Prepared") -> None:
+    known = int(prepared.labeled.sum())
+    if prepared.task == "classification":
+        counts = Counter(prepared.y_train[prepared.labeled].tolist())
+        kinds = ", ".join(
+            f"{name} {count}" for name, count in sorted(counts.items(), key=lambda kind: str(kind[0]))[:20]
+        )
+        what = f"{len(counts)} classes ({kinds}{', ...' if len(counts) > 20 else ''})"
+    else:
+        what = "a regression"
+    typer.echo(
+        f"{path.name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled rows to train on, "
+        f"{len(prepared.y_test):,} to test on; {what}; {len(prepared.preparation.columns)} columns make "
+        f"{prepared.x_train.shape[1]} features"
+    )
+
+
+def _outcome_table(
+    name: str, known: int, rows: int, tested: int, seed: int, outcomes: dict[str, tuple[dict[str, float], float]]
+) -> Table:
+    table = Table(title=f"{name}, {known} labels of {rows} rows, {tested} test rows, seed {seed}")
+    table.add_column("model")
+    metrics = list(next(iter(outcomes.values()))[0])
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    table.add_column("seconds", justify="right")
+    for model, (measured, seconds) in outcomes.items():
+        cells = [
+            _describe_metric(metric, measured[metric]).removeprefix(f"{metric.replace('_', ' ')} ")
+            for metric in metrics
+        ]
+        table.add_row(model, *cells, f"{seconds:.1f}")
+    return table
+
+
+def _describe_metric(name: str, value: float) -> str:
+    return f"{name.replace('_', ' ')} " + (f"{value:.2f} %" if name == "test_error" else f"{value:.4g}")
 
 
 @app.command()
@@ -270,17 +564,25 @@ def fetch_data(name: DataName, data_dir: DataDir = None, debug: Debug = False) -
         typer.echo(f"{name} is complete in {data_folder(data_dir) / name}")
 
 
-def _check_dataset(name: str) -> None:
+def _check_dataset(name: str, *, or_file: bool = False) -> None:
     from laddernet.data import DATASETS
 
     if name not in DATASETS:
-        raise typer.BadParameter(f"there is no data set {name!r}; known are {', '.join(DATASETS)}.", param_hint="DATA")
+        file = " and no such file" if or_file else ""
+        known = ", ".join(DATASETS)
+        raise typer.BadParameter(f"there is no data set {name!r}{file}; known are {known}.", param_hint="DATA")
+
+
+def _is_file(data: str) -> bool:
+    from laddernet.data import DATASETS
+
+    return data not in DATASETS and (Path(data).suffix != "" or Path(data).exists())
 
 
 def _choose_recipe(
     dataset: str, labels: int | None, name: str | None, variant: str | None, epochs: int | None
 ) -> "Recipe":
-    _check_dataset(dataset)
+    _check_dataset(dataset, or_file=True)
     from laddernet.data import DATASETS
     from laddernet.recipes import RECIPES, recipe_for
 

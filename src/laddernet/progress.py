@@ -1,5 +1,8 @@
 """Progress of a training run on the standard error stream: a bar on a terminal, plain lines elsewhere."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -20,6 +23,31 @@ def progress(console: Console | None = None, *, title: str = "training") -> Call
     """
     console = console or Console(stderr=True)
     return _Bar(console, title) if console.is_terminal else _Lines(console, title)
+
+
+@contextmanager
+def trial_progress(trials: int, console: Console | None = None) -> Iterator[Callable[[int, float, float], None]]:
+    """Show the progress of a search: yields what is to be called with the number, error and best error of a trial.
+
+    Parameters
+    ----------
+    trials : int
+        In all.
+    console : rich.console.Console, optional
+        Where to; by default the standard error stream.
+    """
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("tuning", total=trials)
+
+        def show(number: int, error: float, best: float) -> None:
+            bar.update(task, completed=number, description=f"tuning: trial {number}/{trials}, best {best:.4g}")
+            if not console.is_terminal:
+                text = f"tuning: trial {number}/{trials}, error {error:.4g}, best {best:.4g}"
+                console.print(text, highlight=False, soft_wrap=True)
+
+        yield show
 
 
 def _describe(record: EpochRecord) -> str:

@@ -119,9 +119,19 @@ def _all_recipes() -> dict[str, Recipe]:
     mnist_100 = _mnist(100, (1000, 10, 0.1), "1.06 ± 0.37")
     mnist_1000 = _mnist(1000, (2000, 20, 0.1), "0.84 ± 0.08", noise_std=(0.3, *[0.2] * 6))
     mnist_all = _mnist(None, (1000, 1, 0.01), "0.57 ± 0.02")
+    cifar10 = Recipe(  # the paper's network for it is convolutional; this one has no figure to compare with
+        name="cifar10-4000-mlp",
+        dataset="cifar10",
+        labels=4000,
+        hidden_layer_sizes=_MNIST_LAYERS,
+        denoising_weights=(1000.0, 10.0, *[0.1] * 5),
+        max_epochs=30,
+    )
     recipes = [
         digits,
         digits.baseline(),
+        cifar10,
+        cifar10.baseline(),
         mnist_50,
         mnist_100,
         *_variants(mnist_100, bottom=5000, gamma=0.5, papers=("1.09*", "3.06*", "21.7*")),
@@ -138,7 +148,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(_all_recipes())
 """Every recipe by its name."""
 
 
-_USUAL_LABELS = {"digits": 50, "mnist": 100}
+_USUAL_LABELS = {"digits": 50, "mnist": 100, "cifar10": 4000}
 
 
 def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
@@ -148,7 +158,7 @@ def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
     ----------
     dataset : str
     labels : int or None
-        None for the data set's usual number: 50 of digits, 100 of mnist.
+        None for the data set's usual number: 50 of digits, 100 of mnist, 4000 of cifar10.
     variant : {"full", "gamma", "bottom", "baseline"}
         Where no recipe has it, the full one's settings with that variant's default weights.
     """

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -69,15 +70,30 @@ def run_recipe(
     machine: Machine,
     callback: Callback | None = None,
 ) -> Outcome:
-    """Train a recipe with one seed, which fixes the labelled rows and all else random, and test it."""
+    """Train a recipe with one seed, which fixes the labelled rows and all else random, and test it.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the training was interrupted: half a training has no result.
+    """
     from laddernet.estimators import LadderClassifier
 
     model = LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
     started = time.perf_counter()
-    model.fit(data.x_train, labels_for(recipe, data, seed=seed), callback=callback or Callback())
+    fit_whole(model, data.x_train, labels_for(recipe, data, seed=seed), callback=callback or Callback())
     seconds = time.perf_counter() - started
     test_error = 100 * (1 - model.score(data.x_test, data.y_test))
     return Outcome(model=model, test_error=test_error, seconds=seconds)
+
+
+def fit_whole(model: Any, x: Any, y: Any, *, callback: Callback | None = None) -> None:
+    """Fit an estimator, or raise KeyboardInterrupt where that was interrupted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="training was interrupted")
+        model.fit(x, y, callback=callback)
+    if model.interrupted_:
+        raise KeyboardInterrupt
 
 
 def reproduce(

@@ -173,7 +173,9 @@ def test_columns_are_listed_and_close_names_first(write):
     path = write("age,income,species\n1,2,u\n")
     with pytest.raises(DataError, match="one of 'species', 'age', 'income'"):
         read_rows(path, label_column="specie")
-    with pytest.raises(DataError, match="which column holds the labels. Name one of 'age', 'income', 'species'"):
+    with pytest.raises(
+        DataError, match="which column holds the labels. Name one with --label-column .*: 'age', 'income', 'species'"
+    ):
         read_rows(path)
 
 

@@ -172,6 +172,18 @@ def prediction_table(
     return {"prediction": answers} | {f"probability_{name}": column for name, column in columns}
 
 
+def check_writable(path: Path, *, overwrite: bool) -> str:
+    """Check, before long work, that `write_predictions` can write there, and return the file's known suffix."""
+    suffix = _suffix(path)
+    if suffix not in _SEPARATORS and suffix != ".parquet":
+        raise DataError(f"{path} cannot be written: predictions are written as .csv, .tsv or .parquet.")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise DataError(f"{path} exists already and is not overwritten. Name another file, or ask to overwrite it.")
+    if not path.parent.is_dir():
+        raise DataError(f"{path} cannot be written: there is no folder {path.parent}. Make it, or name another file.")
+    return suffix
+
+
 def write_predictions(path: str | Path, columns: Mapping[str, NDArray[Any]], *, overwrite: bool = False) -> None:
     """Write columns as a table, in the order of the rows; the file is complete or absent.
 
@@ -191,11 +203,7 @@ def write_predictions(path: str | Path, columns: Mapping[str, NDArray[Any]], *, 
     import pandas as pd
 
     path = Path(path)
-    suffix = _suffix(path)
-    if suffix not in _SEPARATORS and suffix != ".parquet":
-        raise DataError(f"{path} cannot be written: predictions are written as .csv, .tsv or .parquet.")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise DataError(f"{path} exists already and is not overwritten. Name another file, or ask to overwrite it.")
+    suffix = check_writable(path, overwrite=overwrite)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         frame = pd.DataFrame(dict(columns))
@@ -285,7 +293,8 @@ def _check_names(path: Path, names: list[str], label_column: str | None, require
     ordered = [*close, *(name for name in names if name not in close)]
     listed = ", ".join(map(repr, ordered[:30])) + (f" and {len(ordered) - 30} more" if len(ordered) > 30 else "")
     if label_column is None:
-        raise DataError(f"{path}: which column holds the labels? Name one of {listed}.")
+        which = "which column holds the labels? Name one with --label-column (label_column=)"
+        raise DataError(f"{path}: {which}: {listed}.")
     raise DataError(f"{path} has no column {label_column!r} to take the labels from. Name one of {listed}.")
 
 

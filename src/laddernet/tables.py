@@ -1,0 +1,230 @@
+"""From a file to rows that are ready for the estimators, and what a model is worth on them.
+
+A file is read, some labelled rows are kept out to test on, a `Preparation` is fitted to the others, and labels are
+hidden where that is asked for; in this order, so that nothing is learned from the test rows.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laddernet.data.files import Rows, read_rows, tell_task
+from laddernet.data.labels import Task, hide_labels, hold_out, labeled_rows
+from laddernet.errors import DataError
+from laddernet.estimators import LadderClassifier, LadderRegressor
+from laddernet.preparation import Preparation
+
+Model = LadderClassifier | LadderRegressor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What to do with a file.
+
+    Attributes
+    ----------
+    label_column : str or None
+        The labels' column of a table, or array of an .npz file.
+    labels_path : Path or None
+        The labels' file beside an .npy file.
+    labels : int or None
+        Labels to keep in training, balanced over classes; None for all that there are.
+    test : Path or None
+        A file of test rows, of the same form.
+    test_fraction : float in [0, 1)
+        Share of the labelled rows to test on where there is no such file, stratified by class; 0 for no test.
+    task : {"classification", "regression"} or None
+        None to tell it from the labels; see `laddernet.data.files.tell_task`.
+    seed : int
+        Of the choice of test rows and of labels.
+    """
+
+    label_column: str | None = None
+    labels_path: Path | None = None
+    labels: int | None = None
+    test: Path | None = None
+    test_fraction: float = 0.25
+    task: Task | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A file's rows, ready for an estimator.
+
+    Attributes
+    ----------
+    task : {"classification", "regression"}
+    label : str
+        The labels' column.
+    preparation : Preparation
+        As fitted to the training rows.
+    x_train, x_test : float32 arrays of shape (rows, features)
+        All training rows; the labelled rows to test on, of which there may be none.
+    y_train, y_test : arrays of shape (rows,)
+        Labels; see `laddernet.data.files.Rows` for what marks a row without one.
+    """
+
+    task: Task
+    label: str
+    preparation: Preparation
+    x_train: NDArray[np.float32]
+    y_train: NDArray[Any]
+    x_test: NDArray[np.float32]
+    y_test: NDArray[Any]
+
+    @property
+    def labeled(self) -> NDArray[np.bool_]:
+        """Which training rows have a label, of shape (rows,)."""
+        return labeled_rows(self.y_train, task=self.task)
+
+    def estimator(self, **settings: Any) -> Model:
+        """Make an unfitted estimator of this task."""
+        return LadderClassifier(**settings) if self.task == "classification" else LadderRegressor(**settings)
+
+
+def prepare(path: Path, options: FileOptions) -> Prepared:
+    """Read a file, keep test rows out, prepare its columns and hide labels.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be used, or has too few labels for what is asked.
+    """
+    rows = read_rows(path, label_column=options.label_column, labels_path=options.labels_path)
+    y, label = rows.y, rows.label
+    assert y is not None
+    assert label is not None
+    task = options.task or tell_task(y[rows.labeled])
+    _check_marks(path, rows, task)
+    training, test = np.arange(len(y)), np.arange(0)
+    if options.test is None and options.test_fraction > 0:
+        training, test = hold_out(y, options.test_fraction, task=task, seed=options.seed)
+    preparation = Preparation.fit(_take(rows.x, training))
+    x_train = preparation.apply(_take(rows.x, training))
+    if options.test is not None:
+        x_test, y_test = read_labeled(options.test, preparation, label_column=label, task=task)
+    else:
+        x_test = preparation.apply(_take(rows.x, test)) if len(test) else x_train[:0]
+        y_test = y[test]
+    y_train = y[training]
+    if options.labels is not None:
+        y_train = hide_labels(y_train, options.labels, task=task, seed=options.seed)
+    return Prepared(
+        task=task,
+        label=label,
+        preparation=preparation,
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+    )
+
+
+def read_labeled(
+    path: Path, preparation: Preparation | None, *, label_column: str | None, task: Task
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the labelled rows of another file of the same form, prepared, and their labels.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used, or no row has a label.
+    """
+    arrays = path.suffix.lower() in (".npy", ".npz")
+    rows = read_rows(path, label_column=None if arrays and label_column == "y" else label_column)
+    assert rows.y is not None
+    _check_marks(path, rows, task)
+    x = _take(rows.x, np.flatnonzero(rows.labeled))
+    return (np.asarray(x) if preparation is None else preparation.apply(x)), rows.y[rows.labeled]
+
+
+def score(model: Model, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
+    """Measure a model on labelled rows.
+
+    Returns
+    -------
+    dict
+        Of a classifier ``test_error``, in percent of the rows; of a regressor ``test_rmse`` (root mean square error,
+        in the target's units) and ``test_r2`` (coefficient of determination, None of fewer than two rows).
+    """
+    return _measure(model.predict(x), y, classes=hasattr(model, "classes_"))
+
+
+def linear_score(prepared: Prepared, model: Model) -> dict[str, float]:
+    """Measure scikit-learn's linear model, trained on the labelled rows alone, as scaled for `model`."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    known = prepared.labeled
+    x, x_test = (model.scaling_.apply(rows, np.float64) for rows in (prepared.x_train[known], prepared.x_test))
+    y = np.array(prepared.y_train[known].tolist())
+    linear = LogisticRegression(max_iter=5000) if prepared.task == "classification" else Ridge()
+    return _measure(linear.fit(x, y).predict(x_test), prepared.y_test, classes=prepared.task == "classification")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read an estimator's arguments from a JSON file, as `laddernet tune` writes it.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or names an argument that there is not.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"the settings {path} cannot be read: {error}.") from error
+    known = LadderClassifier().get_params()
+    if not isinstance(settings, dict) or (unknown := sorted(set(settings) - set(known))):
+        what = "a JSON object" if not isinstance(settings, dict) else f"settings only; it has {', '.join(unknown)}"
+        raise DataError(f"{path} must hold {what}. Known are {', '.join(sorted(known))}.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write an estimator's arguments as JSON; the file is complete or as it was."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def settings_for(prepared: Prepared, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that an estimator of this task takes; one that it does not is refused."""
+    known = prepared.estimator().get_params()
+    if unknown := sorted(set(given) - set(known)):
+        raise DataError(f"the setting {', '.join(unknown)} has no meaning in {prepared.task}. Leave it out.")
+    return dict(given)
+
+
+def _measure(answers: NDArray[Any], y: NDArray[Any], *, classes: bool) -> dict[str, float]:
+    if classes:
+        wrong = [answer != truth for answer, truth in zip(answers.tolist(), y.tolist(), strict=True)]
+        return {"test_error": round(100 * float(np.mean(wrong)), 4)}
+    from sklearn.metrics import r2_score, root_mean_squared_error
+
+    truth = y.astype(np.float64)
+    measured = {"test_rmse": float(root_mean_squared_error(truth, answers))}
+    return measured | ({"test_r2": round(float(r2_score(truth, answers)), 4)} if len(truth) > 1 else {})
+
+
+def _take(x: Any, rows: NDArray[np.int64]) -> Any:
+    return x.iloc[rows] if hasattr(x, "iloc") else x[rows]
+
+
+def _check_marks(path: Path, rows: Rows, task: Task) -> None:
+    """Check that the labels mean the same to the file's reader and to the estimator."""
+    assert rows.y is not None
+    if (labeled_rows(rows.y, task=task) != rows.labeled).any():
+        raise DataError(
+            f"{path}: one of the classes is -1, which stands for a row without a label. Rename the class, or empty "
+            "the cells of the rows that have no label."
+        )

@@ -1,0 +1,200 @@
+"""Choosing settings for a table: Optuna's trials, judged on labelled rows held out by `LabeledKFold`.
+
+The study lies in a file, so that an interrupted search goes on where it was.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from laddernet.errors import DataError, RunError
+from laddernet.ladder import default_weights
+from laddernet.model_selection import LabeledKFold, labeled_scorer
+from laddernet.reproduce import fit_whole
+from laddernet.scaling import Scaling
+from laddernet.tables import Prepared
+
+if TYPE_CHECKING:
+    import optuna
+
+WIDTHS = (50, 100, 250, 500)
+FACTORS = (0.1, 10.0)
+NOISE = (0.05, 1.0)
+DEPTHS = (1, 3)
+_STUDY = "laddernet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What a search has found so far.
+
+    Attributes
+    ----------
+    settings : dict
+        The best trial's, as the estimators take them.
+    error, default_error : float
+        Mean over the folds: percent of wrong answers, or root mean square error in units of the labels' deviation; of
+        the best trial, and of the first, which has the defaults.
+    trials : int
+        Finished ones, in all.
+    """
+
+    settings: dict[str, Any]
+    error: float
+    default_error: float
+    trials: int
+
+
+def tune(
+    prepared: Prepared,
+    *,
+    storage: Path,
+    trials: int,
+    folds: int = 3,
+    max_epochs: int | None = None,
+    seed: int = 0,
+    on_trial: Callable[[int, float, float], None] | None = None,
+) -> Tuned:
+    """Search for settings until there are so many finished trials, counting those in the storage.
+
+    Searched are the noise, factors on the default denoising weights of the input and of the layers above, and the
+    number and width of the hidden layers. The first trial has the defaults. A trial that is clearly behind after a
+    fold is pruned.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        Of its rows only those to train on are looked at.
+    storage : Path
+        File of the study; made where it is not there.
+    trials : int
+    folds : int
+        At most as many as the smallest class has labelled rows.
+    max_epochs : int, optional
+        Of each trial; by default the estimator's own number.
+    seed : int
+        Of the folds, the networks and the search.
+    on_trial : callable, optional
+        Called after each trial with the number of finished ones, its error and the best error.
+
+    Raises
+    ------
+    RunError
+        If the storage is of another search: other rows, folds, epochs or seed.
+    DataError
+        If there are too few labels for the folds.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if prepared.task == "classification" and len(np.unique(prepared.y_train[prepared.labeled].tolist())) < 2:
+        raise DataError("the labelled rows hold one class only; a classifier needs at least two.")
+    splits = list(LabeledKFold(folds, task=prepared.task, random_state=seed).split(prepared.x_train, prepared.y_train))
+    study = _open(storage, _describe(prepared, folds=folds, max_epochs=max_epochs, seed=seed), seed)
+    weigh = Scaling.fit(prepared.x_train, "auto").weigh
+
+    def error(trial: "optuna.Trial") -> float:
+        settings = _settings(trial, weigh, max_epochs)
+        trial.set_user_attr("settings", settings)
+        errors: list[float] = []
+        for fold, (training, test) in enumerate(splits):
+            model = prepared.estimator(random_state=seed, **settings)
+            fit_whole(model, prepared.x_train[training], prepared.y_train[training])
+            errors.append(_error(model, prepared, test))
+            trial.report(float(np.mean(errors)), fold)
+            if fold + 1 < len(splits) and trial.should_prune():
+                raise optuna.TrialPruned
+        return float(np.mean(errors))
+
+    def tell(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> None:
+        if on_trial is not None:
+            best = study.best_value if _finished(study) and _complete(study) else float("nan")
+            on_trial(_finished(study), trial.value if trial.value is not None else float("nan"), best)
+
+    if not study.trials:
+        study.enqueue_trial({"noise_std": 0.3, "input_factor": 1.0, "upper_factor": 1.0, **_default_widths(prepared)})
+    while (missing := trials - _finished(study)) > 0:
+        study.optimize(error, n_trials=missing, callbacks=[tell])
+    return Tuned(
+        settings=json.loads(json.dumps(study.best_trial.user_attrs["settings"])),
+        error=study.best_value,
+        default_error=_complete(study)[0].value or 0.0,
+        trials=_finished(study),
+    )
+
+
+def _settings(trial: "optuna.Trial", weigh: Callable[..., tuple[float, ...]], max_epochs: int | None) -> dict[str, Any]:
+    depth = trial.suggest_int("depth", *DEPTHS)
+    width = trial.suggest_categorical("width", WIDTHS)
+    first, *others = weigh(default_weights("full", depth + 1))
+    input_factor, upper_factor = (trial.suggest_float(f"{n}_factor", *FACTORS, log=True) for n in ("input", "upper"))
+    settings: dict[str, Any] = {
+        "hidden_layer_sizes": [width] * depth,
+        "noise_std": round(trial.suggest_float("noise_std", *NOISE, log=True), 3),
+        "denoising_weights": [_round(first * input_factor), *(_round(weight * upper_factor) for weight in others)],
+    }
+    return settings | ({} if max_epochs is None else {"max_epochs": max_epochs})
+
+
+def _round(weight: float) -> float:
+    return float(f"{weight:.3g}")
+
+
+def _default_widths(prepared: Prepared) -> dict[str, int]:
+    widths = prepared.estimator().hidden_layer_sizes
+    return {"depth": len(widths), "width": widths[0]}
+
+
+def _error(model: Any, prepared: Prepared, test: Any) -> float:
+    x, y = prepared.x_train[test], prepared.y_train[test]
+    if prepared.task == "classification":
+        return round(100 * (1 - labeled_scorer("accuracy")(model, x, y)), 4)
+    deviation = float(prepared.y_train[prepared.labeled].astype(np.float64).std()) or 1.0
+    return round(-labeled_scorer("neg_root_mean_squared_error")(model, x, y) / deviation, 6)
+
+
+def _finished(study: "optuna.Study") -> int:
+    return sum(trial.state.is_finished() and trial.state.name != "FAIL" for trial in study.trials)
+
+
+def _complete(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def _describe(prepared: Prepared, **others: Any) -> dict[str, Any]:
+    """What tells one search from another: the rows by their hash, and how they are judged."""
+    digest = hashlib.sha256(prepared.x_train.tobytes())
+    digest.update(repr(prepared.y_train.tolist()).encode())
+    return {"rows": digest.hexdigest(), "task": prepared.task, **others}
+
+
+def _open(storage: Path, search: dict[str, Any], seed: int) -> "optuna.Study":
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(storage))),
+            study_name=_STUDY,
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=seed),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{storage} cannot be used as a search's storage ({error}). Name another file.") from error
+    known = study.user_attrs.get("search")
+    if known is None and not study.trials:
+        study.set_user_attr("search", search)
+    elif known != search:
+        raise RunError(
+            f"{storage} holds a search over other rows, or with other folds, epochs or seed. Name another file, or "
+            "give the same options."
+        )
+    return study
