@@ -114,6 +114,25 @@ def test_the_seed_fixes_everything():
     assert [r["cost"] for r in first_history] == [r["cost"] for r in second_history]
 
 
+@pytest.mark.parametrize(("labeled", "batch_size", "copies"), [(12, 50, 4), (12, 12, 1), (12, 10, 1), (5, 11, 2)])
+def test_few_labelled_rows_are_repeated_to_a_batch_each_with_its_own_noise(labeled, batch_size, copies):
+    ladder, x, x_labeled, y = problem(labeled=labeled)
+    batches_seen, noisy = [], []
+
+    def corrupt(clean, std, generator):
+        noisy.append(clean + std * torch.randn(clean.shape, generator=generator))
+        return noisy[-1]
+
+    ladder.corruption = corrupt
+    ladder.register_forward_pre_hook(lambda module, inputs: batches_seen.append(inputs[0]))
+    config = TrainingConfig(epochs=1, batch_size=batch_size, repeat_labels=True)
+    train(ladder, x, x_labeled, y, config, generator=generator())
+    for batch in batches_seen:
+        assert len(batch) == copies * min(labeled, batch_size)
+        assert set(batch.unique(dim=0, return_counts=True)[1].tolist()) == {copies}
+    assert len(noisy[0].unique(dim=0)) == len(noisy[0])
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns(precision):
     ladder, x, x_labeled, y = problem(rows=400, labeled=60)

@@ -102,6 +102,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         learning_rate: float = 0.01,
         decay_start: float = 2 / 3,
         batch_size: int = 100,
+        repeat_labels: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
@@ -120,6 +121,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.learning_rate = learning_rate
         self.decay_start = decay_start
         self.batch_size = batch_size
+        self.repeat_labels = repeat_labels
         self.max_epochs = max_epochs
         self.validation_fraction = validation_fraction
         self.early_stopping = early_stopping
@@ -403,6 +405,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             decay_start=self.decay_start,
+            repeat_labels=self.repeat_labels,
             precision=self.precision,
             patience=PATIENCE if self.early_stopping else None,
         )
@@ -575,6 +578,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         Share of the training after which the learning rate falls linearly to 0.
     batch_size : int
         Rows of each kind, labelled and unlabelled, in a step; at least 2.
+    repeat_labels : bool
+        Where the labelled rows are fewer than a batch, take each as often as fits into one, every time with its own
+        noise; the paper takes each once.
     max_epochs : int or "auto"
         Passes over all rows. "auto" is as many as make 1500 steps, but between 10 and 1000.
     validation_fraction : float in [0, 1)
@@ -648,6 +654,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         learning_rate: float = 0.01,
         decay_start: float = 2 / 3,
         batch_size: int = 100,
+        repeat_labels: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
         validation_fraction: float = 0.0,
         early_stopping: bool = False,
@@ -668,6 +675,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
             learning_rate=learning_rate,
             decay_start=decay_start,
             batch_size=batch_size,
+            repeat_labels=repeat_labels,
             max_epochs=max_epochs,
             validation_fraction=validation_fraction,
             early_stopping=early_stopping,

@@ -46,10 +46,13 @@ class Recipe:
     paper: str = ""
 
     def settings(self) -> dict[str, Any]:
-        """Return arguments for `LadderClassifier`; the inputs are pixels in 0..1, and stay so."""
+        """Return arguments for `LadderClassifier`; the inputs are pixels in 0..1, and stay so.
+
+        Labelled rows are not repeated within a batch, as the paper does not.
+        """
         own = ("name", "dataset", "labels", "baseline_noise_std", "paper")
         chosen = {name: value for name, value in asdict(self).items() if name not in own}
-        return chosen | {"input_scaling": "none"}
+        return chosen | {"input_scaling": "none", "repeat_labels": False}
 
     def baseline(self) -> "Recipe":
         """Return the supervised-only network on the same labels: no decoder, noise and normalisation stay."""

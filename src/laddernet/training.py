@@ -97,6 +97,9 @@ class TrainingConfig:
         Adam's, until the decay starts.
     decay_start : float in [0, 1]
         Share of all steps after which the learning rate falls linearly to 0. The paper's is 2/3.
+    repeat_labels : bool
+        Where the labelled rows are fewer than a batch, take each as often as fits into one, every time with its own
+        noise. Not in the paper; see docs/tables.md.
     precision : {"auto", "float32", "bfloat16", "float64"}
         Of the matrix products; all else stays in the ladder's own type. "auto" is float32.
     patience : int, optional
@@ -109,6 +112,7 @@ class TrainingConfig:
     batch_size: int = 100
     learning_rate: float = 0.002
     decay_start: float = 2 / 3
+    repeat_labels: bool = False
     precision: Precision = "auto"
     patience: int | None = None
 
@@ -251,6 +255,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
     unlabeled_batches = batches(len(x), config.batch_size, generator)
     labeled_batches = batches(len(x_labeled), config.batch_size, generator)
+    copies = max(config.batch_size // len(x_labeled), 1) if config.repeat_labels else 1
     callback = callback or Callback()
     interrupted = False
     measured = x[:: -(-len(x) // VALIDATION_ROWS)]
@@ -265,7 +270,7 @@ def train(
             ladder.train()
             sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=x.dtype, device=x.device)
             for _ in range(per_epoch):
-                labeled = next(labeled_batches).to(x.device)
+                labeled = next(labeled_batches).repeat(copies).to(x.device)
                 x_unlabeled = x[next(unlabeled_batches).to(x.device)] if ladder.decoder else None
                 row_weight = None if weight is None else weight[labeled]
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
