@@ -54,6 +54,7 @@ MEMORY_ROWS = 2000
 """Labelled rows, at most, that `partial_fit` remembers, the newest first; also how many of the earlier rows the
 statistics for prediction stand for when a new part comes."""
 _AUTO_STEPS = 1500
+_FEW_COLUMNS = 50
 _PREDICTION_ROWS = 2000
 
 
@@ -92,7 +93,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (250, 250),
+        hidden_layer_sizes: Sequence[int] | Literal["auto"] = "auto",
         *,
         variant: Variant = "full",
         noise_std: float | Sequence[float] = 0.3,
@@ -255,7 +256,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             callback=callback,
         )
         self.ladder_ = ladder
-        self._n_features_out = (rows.shape[1], *self.hidden_layer_sizes)[-1]
+        self._n_features_out = (rows.shape[1], *self._widths(rows.shape[1]))[-1]
         self.precision_ = resolve_precision(self.precision)
         self._past = _Past(labeled=known.first(MEMORY_ROWS), rows=len(kept))
 
@@ -319,7 +320,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             self._learn_labels(labels[labeled], again=classes is not None)
             self.scaling_ = Scaling.fit(rows, self.input_scaling)
             self.ladder_ = self._build_ladder(rows.shape[1], seed, _device(self.device))
-            self._n_features_out = (rows.shape[1], *self.hidden_layer_sizes)[-1]
+            self._n_features_out = (rows.shape[1], *self._widths(rows.shape[1]))[-1]
             self.precision_ = resolve_precision(self.precision)
         elif labeled.any():
             self._learn_labels(labels[labeled], again=True)
@@ -395,9 +396,10 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise ValueError(f"max_epochs must be 'auto' or a whole number, got {self.max_epochs!r}.")
         if not isinstance(self.batch_size, Integral):
             raise ValueError(f"batch_size must be a whole number, got {self.batch_size!r}.")
-        if isinstance(self.hidden_layer_sizes, (Integral, str)):
+        sizes = self.hidden_layer_sizes
+        if isinstance(sizes, Integral) or (isinstance(sizes, str) and sizes != "auto"):
             raise ValueError(
-                f"hidden_layer_sizes must be a sequence of widths, such as (250, 250), got {self.hidden_layer_sizes!r}."
+                f"hidden_layer_sizes must be 'auto' or a sequence of widths, such as (250, 250), got {sizes!r}."
             )
         epochs = -(-_AUTO_STEPS // steps_per_epoch(rows, max(self.batch_size, 1)))
         return TrainingConfig(
@@ -427,20 +429,26 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         others = others[: min(int(self.validation_fraction * len(others)), _PREDICTION_ROWS)]
         return np.setdiff1d(kept, others), np.sort(np.concatenate([held_out, others]))
 
+    def _widths(self, features: int) -> Sequence[int]:
+        """Widths of the hidden layers, whatever "auto" stands for."""
+        sizes = self.hidden_layer_sizes
+        return auto_widths(features) if isinstance(sizes, str) else sizes
+
     @property
     def _dtype(self) -> type[np.floating[Any]]:
         return np.float64 if self.precision == "float64" else np.float32
 
     def _build_ladder(self, features: int, seed: int, device: torch.device) -> Ladder:
         generator = torch.Generator().manual_seed(seed)
-        layers = len(self.hidden_layer_sizes) + 1
+        hidden = self._widths(features)
+        layers = len(hidden) + 1
         weights = self.denoising_weights
         if isinstance(weights, str):
             if weights != "auto":
                 raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {weights!r}.")
             weights = self.scaling_.weigh(default_weights(self.variant, layers))
         ladder = Ladder(
-            mlp([features, *self.hidden_layer_sizes, self._outputs()], generator=generator),
+            mlp([features, *hidden, self._outputs()], generator=generator),
             noise_std=self.noise_std,
             denoising_weights=weights,
             variant=self.variant,
@@ -492,6 +500,11 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 x = torch.from_numpy(self.scaling_.apply(rows[batch], dtype)).to(device)
                 parts.append(answer(ladder, x).cpu().numpy())
         return np.concatenate(parts)
+
+
+def auto_widths(features: int) -> tuple[int, ...]:
+    """Return what ``hidden_layer_sizes="auto"`` stands for with so many columns."""
+    return (100, 100) if features <= _FEW_COLUMNS else (250, 250)
 
 
 def _input_types(X: Any) -> list[type[np.floating[Any]]]:
@@ -555,8 +568,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int
-        Widths of the hidden layers.
+    hidden_layer_sizes : sequence of int or "auto"
+        Widths of the hidden layers. "auto" is two of 100, or two of 250 where there are more than 50 columns.
     variant : {"full", "gamma", "bottom", "baseline"}
         Which layers have a denoising cost: all, the top one, the input, none (the last learns from the labelled
         rows alone).
@@ -565,8 +578,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         At the input it is in units of the scaled columns (see `input_scaling`).
     denoising_weights : "auto" or sequence of float
         Weight of each layer's denoising cost, input first (hidden layers + 2 of them). "auto" is
-        the paper's 1000, 10, 0.1, 0.1 ..., with the input's in units of the scaled columns; for the variant "gamma"
-        1 at the top.
+        the paper's 1000, 10, 0.1, 0.1 ..., in units of the scaled columns (`laddernet.scaling.Scaling.weigh`); for
+        the variant "gamma" 1 at the top.
     combinator : str
         The decoder's element-wise function; a name in `laddernet.combinators.COMBINATORS`.
     input_scaling : {"auto", "pooled", "columns", "none"}
@@ -644,7 +657,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (250, 250),
+        hidden_layer_sizes: Sequence[int] | Literal["auto"] = "auto",
         *,
         variant: Variant = "full",
         noise_std: float | Sequence[float] = 0.3,

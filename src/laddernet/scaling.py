@@ -19,6 +19,7 @@ noise of 0.3 and its weight of 1000 for the input's denoising cost were chosen."
 LIMIT = 5.0
 """Distance from the centre, in units of the scaled columns' standard deviation, beyond which values grow as their
 logarithm only: what is a million standard deviations away must not be all that the network sees."""
+_OWN_UNITS = 2.0
 _SAME_UNIT = 100.0
 _MANY_COLUMNS = 32
 _TAIL = 0.05
@@ -90,9 +91,14 @@ class Scaling:
         return cls(mean, np.where(std > 0, unit / PIXELS, np.inf), PIXELS, LIMIT * PIXELS)
 
     def weigh(self, denoising_weights: Sequence[float]) -> tuple[float, ...]:
-        """Scale the input's weight, meant for MNIST's pixels, to what it weighs in these units."""
+        """Scale denoising weights, meant for MNIST's pixels, to these units.
+
+        The input's weighs what it weighs there. Where each column has a unit of its own, all are doubled, as was found
+        best on small tables (docs/tables.md).
+        """
         first, *others = denoising_weights
-        return (first * (PIXELS / self.size) ** 2, *others)
+        factor = _OWN_UNITS if self.size != PIXELS else 1.0
+        return (factor * first * (PIXELS / self.size) ** 2, *(factor * weight for weight in others))
 
     def apply(self, X: Any, dtype: type[np.floating[Any]]) -> NDArray[Any]:
         """Scale rows, computed in float64 and returned in `dtype`, without a second full-size float64 copy."""
