@@ -11,6 +11,7 @@ from sklearn.datasets import load_iris
 
 from laddernet import LadderClassifier, LadderRegressor, RunError
 from laddernet.checkpoints import check_free, load_run, save_run
+from laddernet.preparation import FORMAT, Preparation
 
 X, Y = load_iris(return_X_y=True)
 
@@ -170,3 +171,99 @@ def test_damaged_runs_are_refused_with_a_reason(run, damage):
     with pytest.raises(RunError, match=message) as caught:
         load_run(run)
     assert str(run) in str(caught.value)
+
+
+def test_class_weights_come_back_with_the_classes_as_keys(tmp_path):
+    for name, y, weights in (
+        ("ints", Y, {0: 1, 1: 2.5, 2: 0.5}),
+        ("numpy", Y, {np.int64(0): 1, np.int64(1): np.float32(2.5), np.int64(2): 0.5}),
+        ("strings", np.array(["a", "b", "c"])[Y], {"a": 1, "b": 2.5, "c": 0.5}),
+    ):
+        model = fitted(y=y, class_weight=weights)
+        save(model, tmp_path / name)
+        loaded = load_run(tmp_path / name).model
+        assert loaded.class_weight == weights
+        assert {type(key) for key in loaded.class_weight} == {str if name == "strings" else int}
+        np.testing.assert_array_equal(loaded.fit(X, y).predict_proba(X), model.predict_proba(X))
+    save(fitted(class_weight="balanced"), tmp_path / "balanced")
+    assert load_run(tmp_path / "balanced").model.class_weight == "balanced"
+
+
+TABLE = pd.DataFrame(X[:, :2], columns=["a", "b"]).assign(
+    c=np.array(["x", "y", None], dtype=object)[np.arange(150) % 3],
+    d=pd.date_range("2020-01-01", periods=150, freq="D"),
+    e=np.where(np.arange(150) % 7, X[:, 2], np.nan),
+    text=[f"word{row} and other words" for row in range(150)],
+)
+
+
+@pytest.fixture(scope="module")
+def prepared_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "run"
+    preparation = Preparation.fit(TABLE)
+    save(fitted(X=preparation.apply(TABLE)), folder, preparation=preparation)
+    return preparation, folder
+
+
+@pytest.fixture
+def table_run(prepared_run, tmp_path):
+    return Path(shutil.copytree(prepared_run[1], tmp_path / "run"))
+
+
+def test_a_preparation_comes_back_with_the_run(table_run, prepared_run):
+    loaded, before = load_run(table_run), prepared_run[0]
+    rows = TABLE.iloc[::-1].assign(c="z")
+    np.testing.assert_array_equal(loaded.preparation.apply(rows), before.apply(rows))
+    assert loaded.preparation.feature_names == before.feature_names
+    expected = fitted(X=before.apply(TABLE)).predict_proba(before.apply(rows))
+    np.testing.assert_array_equal(loaded.model.predict_proba(loaded.preparation.apply(rows)), expected)
+    assert load_run(table_run).training == {"dataset": "iris", "seed": 3}
+
+
+def test_widths_that_the_columns_decide_come_back(tmp_path):
+    model = fitted(hidden_layer_sizes="auto", max_epochs=1)
+    save(model, tmp_path / "run")
+    loaded = load_run(tmp_path / "run").model
+    assert loaded.hidden_layer_sizes == "auto"
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_a_run_without_a_preparation_has_none(run):
+    assert load_run(run).preparation is None
+
+
+class Other:
+    """Something that no preparation holds."""
+
+
+def write_state(path, **changes):
+    import skops.io
+
+    preparation = Preparation.load(path)
+    state = {name: getattr(preparation, name) for name in vars(preparation)}
+    skops.io.dump({"format": FORMAT, **state, **changes}, path)
+
+
+PREPARATIONS = {
+    "other type": (lambda path: write_state(path, vectorizer=Other()), "holds what no preparation does.*Other"),
+    "other class inside": (lambda path: write_state(path, vectorizer=Other), "holds what no preparation does"),
+    "vectorizer": (lambda path: write_state(path, vectorizer=3), "is not a usable preparation"),
+    "numbers": (lambda path: write_state(path, numeric=None), "is not a usable preparation"),
+    "gaps": (lambda path: write_state(path, gaps=np.zeros(1, dtype=bool)), "is not a usable preparation"),
+    "field": (lambda path: write_state(path, more=1), "is not a preparation of format"),
+    "format": (lambda path: write_state(path, format=99), "is not a preparation of format"),
+    "columns": (lambda path: Preparation.fit(TABLE[["a", "b"]]).save(path), "gives 2 columns, but the model takes"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read as a preparation"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as a preparation"),
+    "gone": (lambda path: path.unlink(), "cannot be read as a preparation.*No such file"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read as a preparation"),
+}
+
+
+@pytest.mark.parametrize("damage", PREPARATIONS)
+def test_a_damaged_preparation_is_refused_with_a_reason(table_run, damage):
+    harm, message = PREPARATIONS[damage]
+    harm(table_run / "preparation.skops")
+    with pytest.raises(RunError, match=message) as caught:
+        load_run(table_run)
+    assert str(table_run / "preparation.skops") in str(caught.value)

@@ -80,8 +80,11 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         7,
         "labelled rows left out of the unlabelled stream",
         [
-            ("estimators.py", "kept = np.delete(np.arange(len(rows)), held_out)", "kept = np.flatnonzero(~labeled)"),
-            ("estimators.py", "x[torch.from_numpy(kept)] if len(held_out) else x,", "x[torch.from_numpy(kept)],"),
+            (
+                "estimators.py",
+                "x[torch.from_numpy(kept)] if len(held_out) else x,",
+                "x[torch.from_numpy(kept[~labeled[kept]])],",
+            ),
         ],
     ),
     (

@@ -178,10 +178,12 @@ def _load_preparation(path: Path, model: LadderClassifier | LadderRegressor) -> 
     from laddernet.preparation import Preparation
 
     preparation = Preparation.load(path)
-    if len(preparation.feature_names) != model.n_features_in_:
-        raise RunError(
-            f"{path} gives {len(preparation.feature_names)} columns, but the model takes {model.n_features_in_}."
-        )
+    try:
+        columns = len(preparation.feature_names)
+    except _UNUSABLE as error:
+        raise RunError(f"{path} is not a usable preparation: {' '.join(str(error).split())}") from error
+    if columns != model.n_features_in_:
+        raise RunError(f"{path} gives {columns} columns, but the model takes {model.n_features_in_}.")
     return preparation
 
 
@@ -231,7 +233,7 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
     model.n_features_in_ = features
     if config["feature_names_in"] is not None:
         model.feature_names_in_ = np.array(config["feature_names_in"], dtype=object)
-    model._n_features_out = (features, *model.hidden_layer_sizes)[-1]
+    model._n_features_out = (features, *model._widths(features))[-1]
     return model
 
 
@@ -241,7 +243,7 @@ def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None
     model.scaling_ = Scaling(center, scale, size.item(), limit.item())
     if model.scaling_.center.shape != (features,) or model.scaling_.scale.shape != (features,):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
-    widths = (features, *model.hidden_layer_sizes, model._outputs())
+    widths = (features, *model._widths(features), model._outputs())
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):  # before any memory is taken for them
         if tuple(tensors[f"{_LADDER}sections.{layer}.map.weight"].shape) != (fan_out, fan_in):
             raise ValueError(f"{path.name} holds other widths than {widths}.")

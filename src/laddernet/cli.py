@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -73,11 +74,22 @@ Variant = Literal["full", "gamma", "bottom", "baseline"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where a command fails.")]
 P = ParamSpec("P")
+_python_format = warnings.formatwarning
 
 
 def main() -> None:
     """Entry point of the ``laddernet`` command."""
+    warnings.formatwarning = _format_warning
     app()
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Write what is meant for the user as one line, and other warnings as Python does."""
+    if issubclass(category, UserWarning):
+        return f"laddernet: {' '.join(str(message).split())}\n"
+    return _python_format(message, category, filename, lineno, line)
 
 
 def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -173,6 +185,7 @@ def train(
         if recipe is not None:
             raise typer.BadParameter(f"a recipe is of a data set, and {data} is a file.", param_hint="--recipe")
         options = _file_options(label_column, labels_file, labels, test, test_fraction, task, seed)
+        given = {name: value for name, value in given.items() if value not in (0.0, "auto")}  # else as in the settings
         given |= {"random_state": seed}
         given |= {} if variant is None else {"variant": variant}
         given |= {} if epochs is None else {"max_epochs": epochs}
@@ -327,12 +340,12 @@ def predict(
     """Write the class, and the probability of each class, of every row of a file, in the file's order."""
     from laddernet.checkpoints import load_run
     from laddernet.data.files import check_writable, prediction_table, read_rows, write_predictions
+    from laddernet.tables import label_in
 
     check_writable(out, overwrite=overwrite)
     loaded = load_run(run)
-    label = loaded.training.get("label")
-    arrays = file.suffix.lower() in (".npy", ".npz")
-    rows = read_rows(file, label_column=None if arrays and label == "y" else label, labels_required=False)
+    label = label_in(file, loaded.training.get("label"))
+    rows = read_rows(file, label_column=label, labels_required=False)
     x = rows.x if loaded.preparation is None else loaded.preparation.apply(rows.x)
     if hasattr(loaded.model, "classes_"):
         probabilities = loaded.model.predict_proba(x)
@@ -366,9 +379,10 @@ def tune(
 ) -> None:
     """Search for better settings of a file; give the same rows' options as to train, so that test rows stay unseen."""
     from laddernet.progress import trial_progress
-    from laddernet.tables import prepare, write_settings
+    from laddernet.tables import check_settings_file, prepare, write_settings
     from laddernet.tuning import tune as search
 
+    check_settings_file(out)
     options = _file_options(label_column, labels_file, labels, test, test_fraction, task, seed)
     prepared = prepare(file, options)
     _describe_rows(file, prepared)

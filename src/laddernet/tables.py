@@ -137,12 +137,17 @@ def read_labeled(
     DataError
         If the file cannot be used, or no row has a label.
     """
-    arrays = path.suffix.lower() in (".npy", ".npz")
-    rows = read_rows(path, label_column=None if arrays and label_column == "y" else label_column)
+    rows = read_rows(path, label_column=label_in(path, label_column))
     assert rows.y is not None
     _check_marks(path, rows, task)
     x = _take(rows.x, np.flatnonzero(rows.labeled))
     return (np.asarray(x) if preparation is None else preparation.apply(x)), rows.y[rows.labeled]
+
+
+def label_in(path: Path, label: str | None) -> str | None:
+    """Return the `label_column` with which to read another file, where `label` is that of the training file."""
+    suffix = path.suffix.lower()
+    return None if suffix == ".npy" or (suffix == ".npz" and label == "y") else label
 
 
 def score(model: Model, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
@@ -152,7 +157,7 @@ def score(model: Model, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
     -------
     dict
         Of a classifier ``test_error``, in percent of the rows; of a regressor ``test_rmse`` (root mean square error,
-        in the target's units) and ``test_r2`` (coefficient of determination, None of fewer than two rows).
+        in the target's units) and, of two rows or more, ``test_r2`` (coefficient of determination).
     """
     return _measure(model.predict(x), y, classes=hasattr(model, "classes_"))
 
@@ -178,13 +183,28 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"the settings {path} cannot be read: {error}.") from error
     known = LadderClassifier().get_params()
     if not isinstance(settings, dict) or (unknown := sorted(set(settings) - set(known))):
         what = "a JSON object" if not isinstance(settings, dict) else f"settings only; it has {', '.join(unknown)}"
         raise DataError(f"{path} must hold {what}. Known are {', '.join(sorted(known))}.")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def check_settings_file(path: Path) -> None:
+    """Check, before long work, that settings can be written there: to a new file, or over other settings.
+
+    Raises
+    ------
+    DataError
+        If something else is there.
+    """
+    try:
+        if path.exists():
+            read_settings(path)
+    except DataError as error:
+        raise DataError(f"{path} exists and does not hold settings, so it is not overwritten. Name another.") from error
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:

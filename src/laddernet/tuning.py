@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from laddernet.errors import DataError, RunError
+from laddernet.errors import DataError, RunError, TrainingError
+from laddernet.estimators import auto_widths
 from laddernet.ladder import default_weights
 from laddernet.model_selection import LabeledKFold, labeled_scorer
 from laddernet.reproduce import fit_whole
@@ -27,6 +28,7 @@ FACTORS = (0.1, 10.0)
 NOISE = (0.05, 1.0)
 DEPTHS = (1, 3)
 _STUDY = "laddernet"
+_DEFAULTS = "defaults"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,9 @@ class Tuned:
         The best trial's, as the estimators take them.
     error, default_error : float
         Mean over the folds: percent of wrong answers, or root mean square error in units of the labels' deviation; of
-        the best trial, and of the first, which has the defaults.
+        the best trial, and of the first, which has the defaults (NaN if it could not be trained to the end).
     trials : int
-        Finished ones, in all.
+        Finished ones, in all, among them those that were pruned.
     """
 
     settings: dict[str, Any]
@@ -64,7 +66,8 @@ def tune(
 
     Searched are the noise, factors on the default denoising weights of the input and of the layers above, and the
     number and width of the hidden layers. The first trial has the defaults. A trial that is clearly behind after a
-    fold is pruned.
+    fold, or whose cost becomes infinite, is pruned. A search that was interrupted goes on with the trials that it
+    would have had.
 
     Parameters
     ----------
@@ -85,17 +88,19 @@ def tune(
     Raises
     ------
     RunError
-        If the storage is of another search: other rows, folds, epochs or seed.
+        If the storage is of another search (other rows, folds, epochs or seed) or damaged; it is left as it is.
     DataError
         If there are too few labels for the folds.
+    TrainingError
+        If in every trial a cost became infinite.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if prepared.task == "classification" and len(np.unique(prepared.y_train[prepared.labeled].tolist())) < 2:
         raise DataError("the labelled rows hold one class only; a classifier needs at least two.")
     splits = list(LabeledKFold(folds, task=prepared.task, random_state=seed).split(prepared.x_train, prepared.y_train))
-    study = _open(storage, _describe(prepared, folds=folds, max_epochs=max_epochs, seed=seed), seed)
+    study = _open(storage, _describe(prepared, folds=folds, max_epochs=max_epochs, seed=seed))
     weigh = Scaling.fit(prepared.x_train, "auto").weigh
 
     def error(trial: "optuna.Trial") -> float:
@@ -104,8 +109,11 @@ def tune(
         errors: list[float] = []
         for fold, (training, test) in enumerate(splits):
             model = prepared.estimator(random_state=seed, **settings)
-            fit_whole(model, prepared.x_train[training], prepared.y_train[training])
-            errors.append(_error(model, prepared, test))
+            try:
+                fit_whole(model, prepared.x_train[training], prepared.y_train[training])
+                errors.append(_error(model, prepared, test))
+            except TrainingError as failure:
+                raise optuna.TrialPruned(str(failure)) from failure
             trial.report(float(np.mean(errors)), fold)
             if fold + 1 < len(splits) and trial.should_prune():
                 raise optuna.TrialPruned
@@ -116,16 +124,32 @@ def tune(
             best = study.best_value if _finished(study) and _complete(study) else float("nan")
             on_trial(_finished(study), trial.value if trial.value is not None else float("nan"), best)
 
-    if not study.trials:
-        study.enqueue_trial({"noise_std": 0.3, "input_factor": 1.0, "upper_factor": 1.0, **_default_widths(prepared)})
-    while (missing := trials - _finished(study)) > 0:
-        study.optimize(error, n_trials=missing, callbacks=[tell])
+    if not any(trial.state.name in ("WAITING", "COMPLETE", "PRUNED") for trial in _with_defaults(study.trials)):
+        defaults = {"noise_std": 0.3, "input_factor": 1.0, "upper_factor": 1.0, **_default_widths(prepared)}
+        study.enqueue_trial(defaults, user_attrs={_DEFAULTS: True})
+    while (number := _finished(study)) < trials:
+        study.sampler = _sampler(seed, number)
+        study.optimize(error, n_trials=1, callbacks=[tell])
+    complete = _complete(study)
+    if not complete:
+        raise TrainingError(
+            f"none of the {_finished(study)} trials could be trained to the end, as a cost became infinite in each. "
+            "Check the input for values far outside the rest."
+        )
+    default_errors = [trial.value for trial in _with_defaults(complete) if trial.value is not None]
     return Tuned(
         settings=json.loads(json.dumps(study.best_trial.user_attrs["settings"])),
         error=study.best_value,
-        default_error=_complete(study)[0].value or 0.0,
+        default_error=default_errors[0] if default_errors else float("nan"),
         trials=_finished(study),
     )
+
+
+def _sampler(seed: int, number: int) -> "optuna.samplers.BaseSampler":
+    """Sampler of one trial: seeded by its number, for one seed alone would begin anew where a search goes on."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
 
 
 def _settings(trial: "optuna.Trial", weigh: Callable[..., tuple[float, ...]], max_epochs: int | None) -> dict[str, Any]:
@@ -146,7 +170,7 @@ def _round(weight: float) -> float:
 
 
 def _default_widths(prepared: Prepared) -> dict[str, int]:
-    widths = prepared.estimator().hidden_layer_sizes
+    widths = auto_widths(prepared.x_train.shape[1])
     return {"depth": len(widths), "width": widths[0]}
 
 
@@ -155,11 +179,18 @@ def _error(model: Any, prepared: Prepared, test: Any) -> float:
     if prepared.task == "classification":
         return round(100 * (1 - labeled_scorer("accuracy")(model, x, y)), 4)
     deviation = float(prepared.y_train[prepared.labeled].astype(np.float64).std()) or 1.0
-    return round(-labeled_scorer("neg_root_mean_squared_error")(model, x, y) / deviation, 6)
+    wrong = model.predict(x) - y.astype(np.float64)
+    if not np.isfinite(wrong).all():
+        raise TrainingError("the predictions are not finite.")
+    return round(float(np.sqrt(np.mean(wrong**2))) / deviation, 6)
 
 
 def _finished(study: "optuna.Study") -> int:
     return sum(trial.state.is_finished() and trial.state.name != "FAIL" for trial in study.trials)
+
+
+def _with_defaults(trials: list["optuna.trial.FrozenTrial"]) -> list["optuna.trial.FrozenTrial"]:
+    return [trial for trial in trials if _DEFAULTS in trial.user_attrs]
 
 
 def _complete(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
@@ -173,23 +204,24 @@ def _describe(prepared: Prepared, **others: Any) -> dict[str, Any]:
     return {"rows": digest.hexdigest(), "task": prepared.task, **others}
 
 
-def _open(storage: Path, search: dict[str, Any], seed: int) -> "optuna.Study":
+def _open(storage: Path, search: dict[str, Any]) -> "optuna.Study":
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    storage.parent.mkdir(parents=True, exist_ok=True)
     try:
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(storage))),
-            study_name=_STUDY,
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{storage} cannot be used as a search's storage ({error}). Name another file.") from error
-    known = study.user_attrs.get("search")
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        _check_end(storage)
+        journal = JournalStorage(JournalFileBackend(str(storage)))
+        names = optuna.get_all_study_names(journal)
+        if names not in ([], [_STUDY]):
+            raise ValueError("it holds another study")
+        open_study = optuna.load_study if names else optuna.create_study  # creating what is there would write to it
+        study = open_study(study_name=_STUDY, storage=journal, pruner=optuna.pruners.MedianPruner(n_startup_trials=5))
+        known = study.user_attrs.get("search")
+    except Exception as error:  # a damaged file fails anywhere in building what it describes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"{storage} cannot be used as a search's storage ({reason}). Name another file.") from error
     if known is None and not study.trials:
         study.set_user_attr("search", search)
     elif known != search:
@@ -198,3 +230,13 @@ def _open(storage: Path, search: dict[str, Any], seed: int) -> "optuna.Study":
             "give the same options."
         )
     return study
+
+
+def _check_end(storage: Path) -> None:
+    """Check that a file ends as a journal does: Optuna passes over a last line that it cannot read, and writes on."""
+    content = storage.read_bytes() if storage.exists() else b""
+    if content:
+        *_, last, end = b"\n", *content.rsplit(b"\n", 2)
+        if end:
+            raise ValueError("its last line is cut short")
+        json.loads(last)
