@@ -243,6 +243,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         def validate(ladder: Ladder) -> Validation:
             output = ladder.predict(x[torch.from_numpy(judged)]).cpu().numpy()
             row_weight = weight[judged] * self._class_weights(self._encode_labels(labels[judged]))
+            row_weight = row_weight if row_weight.any() else np.ones(len(judged))
             error = self._validation_error(output, labels[judged], row_weight)
             return Validation(error, _denoising_cost(ladder, known, x_held_out, seed) if self.early_stopping else None)
 
