@@ -173,6 +173,15 @@ def test_damaged_runs_are_refused_with_a_reason(run, damage):
     assert str(run) in str(caught.value)
 
 
+def test_column_weights_come_back(tmp_path):
+    weight = np.linspace(0.5, 1.5, fitted().n_features_in_)
+    model = fitted(column_weights=weight)
+    save(model, tmp_path / "weighted")
+    loaded = load_run(tmp_path / "weighted").model
+    assert loaded.column_weights == tuple(weight)
+    np.testing.assert_array_equal(loaded.scaling_.weight, weight)
+
+
 def test_class_weights_come_back_with_the_classes_as_keys(tmp_path):
     for name, y, weights in (
         ("ints", Y, {0: 1, 1: 2.5, 2: 0.5}),

@@ -247,17 +247,21 @@ class TestTrainOnAFile:
         result = call("train", trained / "animals.csv", "--label-column", "animal", "--epochs", 2, "--json")
         shown = " ".join(result.stdout.split())
         assert "animals.csv: 36 labelled and 12 unlabelled rows to train on, 12 to test on; 3 classes" in shown
-        assert "(a long name 12, cat 12, dog 12); 3 columns make 5 features" in shown
-        for model in ("ladder (full)", "supervised only", "logistic regression"):
+        assert "(a long name 12, cat 12, dog 12); 3 columns make 5 features; seed 0" in shown
+        assert "wrong of 12" in shown
+        for model in ("ladder (full)", "supervised only", "logistic regression", "the most common class"):
             assert model in shown
-        assert f"run written to {Path('runs/animals-seed-0')}" in result.stdout
+        run = Path("runs/animals-seed-0")
+        assert f"run written to {run}; now: laddernet predict {run} FILE" in result.stdout
         last = json.loads(result.stdout.splitlines()[-1])
         assert set(last) == {
             "file", "label", "task", "labels", "rows", "test_rows", "seed", "test_error", "baseline_test_error",
-            "linear_test_error", "epochs", "seconds", "run",
+            "linear_test_error", "constant_test_error", "epochs", "seconds", "run",
         }  # fmt: skip
         assert f"{last['test_error']:.2f} %" in shown
         assert f"{last['linear_test_error']:.2f} %" in shown
+        assert last["constant_test_error"] == 66.6667
+        assert "66.67 % │ 8 │" in shown
         run = load_run(tmp_path / last["run"])
         assert run.metrics == {name: last[name] for name in last if "error" in name or name == "seconds"}
         assert run.training == {name: last[name] for name in run.training}
@@ -269,7 +273,7 @@ class TestTrainOnAFile:
     def test_regression(self, trained):
         last = json.loads((trained / "prices.csv.json").read_text())
         assert last["task"] == "regression"
-        for model in ("", "baseline_", "linear_"):
+        for model in ("", "baseline_", "linear_", "constant_"):
             assert last[f"{model}test_rmse"] > 0
             assert last[f"{model}test_r2"] <= 1
         result = call("train", trained / "prices.csv", "--label-column", "price", "--epochs", 1, "--seed", 1)
@@ -378,6 +382,44 @@ class TestTrainOnAFile:
         assert "run exists already" in failure("train", *arguments, "--out", "run")
         assert [path.read_text() for path in Path("run").iterdir()] == ["precious"]
         assert not Path("new").exists()
+
+    def test_columns_are_left_out_here_and_in_every_later_file(self, trained, tmp_path):
+        arguments = ["--label-column", "animal", "--epochs", 1, "--drop", "age", "--drop", "colour"]
+        result = call("train", trained / "animals.csv", *arguments, "--test", trained / "others.csv")
+        assert "1 column makes 1 feature;" in " ".join(result.stdout.split())
+        run = Path("runs/animals-seed-0")
+        shown = call("evaluate", run, trained / "others.csv")
+        answers = call("predict", run, trained / "others.csv")
+        assert not any("left out" in one.stderr for one in (result, shown, answers))
+        table(30, seed=1)[["size"]].to_csv("kept.csv", index=False)
+        call("predict", run, "kept.csv", "--out", "again.csv")
+        assert Path("again.csv").read_text() == Path("predictions.csv").read_text()
+        best = call("tune", trained / "animals.csv", *arguments, "--trials", 1, "--folds", 2)
+        assert "1 column makes 1 feature;" in " ".join(best.stdout.split())
+
+    def test_a_column_to_leave_out_must_be_there(self, trained):
+        arguments = ["train", trained / "animals.csv", "--label-column", "animal"]
+        assert "no column 'colur' to leave out (perhaps 'colour')" in failure(*arguments, "--drop", "colur")
+        every = [part for name in ("size", "colour", "age") for part in ("--drop", name)]
+        assert "every column is to be left out" in failure(*arguments, *every)
+        assert not list(Path("runs").iterdir())
+
+    def test_balanced_is_of_classes(self, trained, tmp_path):
+        arguments = ["--epochs", 1, "--no-baseline", "--balanced", "--out", "run"]
+        call("train", trained / "animals.csv", "--label-column", "animal", *arguments)
+        assert load_run(tmp_path / "run").model.class_weight == "balanced"
+        arguments[-1] = "other"
+        text = failure("train", trained / "prices.csv", "--label-column", "price", *arguments)
+        assert "class_weight has no meaning in regression" in text
+
+    def test_many_features_of_one_column_count_as_one(self, trained):
+        animals, codes = (load_run(trained / name) for name in ("animals", "codes"))
+        weights = np.array(animals.model.column_weights)
+        np.testing.assert_array_equal(weights, animals.preparation.column_weights)
+        np.testing.assert_array_equal(weights, animals.model.scaling_.weight)
+        assert set(weights) == {1, 3**-0.5}
+        assert animals.model.get_params()["column_weights"] == tuple(weights)
+        assert codes.model.column_weights is None
 
 
 class TestPredict:
@@ -520,7 +562,7 @@ class TestTune:
         assert "tuning: trial 1/2, error " in result.stderr
         assert "tuning: trial 2/2, error " in result.stderr
         assert "best of 2 trials: " in result.stdout
-        assert "% of held-out labels wrong; with the defaults " in result.stdout
+        assert "% of held-out labels wrong (one label: 2.78); with the defaults " in result.stdout
         best = json.loads(Path("best.json").read_text())
         assert f"settings written to best.json: {json.dumps(best)}" in result.stdout
         assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "best.json.journal"]

@@ -68,6 +68,28 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+# Columns.
+
+
+def test_columns_count_by_their_weight():
+    weight = [1.0, 1.0, 0.3, 1.0]
+    model = clone(small(column_weights=weight)).fit(IRIS_X, IRIS_Y)
+    np.testing.assert_array_equal(model.scaling_.weight, weight)
+    x = model.scaling_.apply(IRIS_X, np.float64)
+    np.testing.assert_allclose(x.std(axis=0), weight, rtol=0.02)
+    np.testing.assert_allclose(
+        model.ladder_.predict(torch.from_numpy(x).float()), model.predict_proba(IRIS_X), atol=1e-5
+    )
+    np.testing.assert_allclose(model.denoise(IRIS_X).std(axis=0), IRIS_X.std(axis=0), rtol=0.5)
+    first = small(column_weights=weight).partial_fit(IRIS_X, IRIS_Y)
+    np.testing.assert_array_equal(first.scaling_.weight, weight)
+
+
+def test_there_is_a_weight_for_each_column():
+    with pytest.raises(ValueError, match="one finite number greater than 0 for each of the 4 columns"):
+        small(column_weights=[1.0, 1.0]).fit(IRIS_X, IRIS_Y)
+
+
 # Labels.
 
 

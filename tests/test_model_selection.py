@@ -170,10 +170,13 @@ def test_the_task_is_told_from_the_values_and_can_be_said():
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (["a", "a", "a", "b", "b", None], "class 'b' has 2 labelled rows, too few for n_splits=3: take n_splits=2"),
+        (
+            ["a", "a", "a", "b", "b", None],
+            "class 'b' has 2 labelled rows, too few for 3 folds: take 2 .n_splits=2, or --folds 2",
+        ),
         (["a", "a", "a", "b", None, None], "class 'b' has one labelled row, which cannot be both trained and tested"),
         ([0, 0, -1, 0, 1, 1], "class 1 has 2 labelled rows"),
-        ([-1] * 6, "no rows of 6 have a label, too few for n_splits=3"),
+        ([-1] * 6, "no rows of 6 have a label, too few for 3 folds"),
         ([0.5, 1.5, *[np.nan] * 4], "2 rows of 6 have a label"),
         ([0.5, *[np.nan] * 5], "1 row of 6 has a label"),
         (["a", "b", "-1", "a", "b", "a"], "array of strings in which '-1'"),

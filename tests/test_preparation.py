@@ -44,6 +44,36 @@ def preparation():
     return Preparation.fit(TABLE)
 
 
+def test_the_features_of_a_column_count_together_as_a_lone_number_does(preparation):
+    totals = dict.fromkeys(preparation.columns, 0.0)
+    for feature, weight in zip(preparation.feature_names, preparation.column_weights, strict=True):
+        [source] = [name for name in totals if feature == name or feature.startswith(f"{name}_")]
+        totals[source] += weight**2
+    assert {name for name, total in totals.items() if total == 0} == {"empty"}
+    assert [total for total in totals.values() if total] == pytest.approx([1.0] * (len(totals) - 1))
+    weights = dict(zip(preparation.feature_names, preparation.column_weights, strict=True))
+    assert (weights["height"], weights["age"], weights["age_missing"]) == (1, 2**-0.5, 2**-0.5)
+    assert weights["color_red"] == 3**-0.5
+    assert weights["street_0"] == 30**-0.5
+
+
+def test_columns_that_are_dropped_are_looked_at_nowhere(preparation):
+    dropped = Preparation.fit(TABLE, drop=["street", "age", "age"])
+    assert dropped.columns == [name for name in TABLE if name not in ("street", "age")]
+    expected = Preparation.fit(TABLE.drop(columns=["street", "age"])).apply(TABLE.drop(columns=["street", "age"]))
+    np.testing.assert_array_equal(dropped.apply(TABLE), expected)  # a warning would be an error
+    np.testing.assert_array_equal(dropped.apply(TABLE.drop(columns="age").assign(street=1)), expected)
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [(["colour"], r"no column 'colour' to leave out \(perhaps 'color'\)"), (list(TABLE), "every column")],
+)
+def test_columns_to_drop_must_be_there_and_some_stay(drop, message):
+    with pytest.raises(DataError, match=message):
+        Preparation.fit(TABLE, drop=drop)
+
+
 def column_of(preparation, values, name):
     return values[:, preparation.feature_names.index(name)]
 

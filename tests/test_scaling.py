@@ -34,6 +34,41 @@ def test_the_inputs_weight_is_in_the_same_units():
     assert Scaling.fit(DIGITS, "columns").weigh((1000, 10, 0.1)) == (pytest.approx(2 * 67.6), 20, 0.2)
 
 
+def test_weights_multiply_what_is_scaled():
+    weight = np.array([1.0, 0.5, 2.0, 0.1])
+    for method in ("columns", "pooled", "none"):
+        plain, weighted = Scaling.fit(MIXED, method), Scaling.fit(MIXED, method, weight)
+        far = np.vstack([MIXED, MIXED.mean(axis=0) + 1e3 * MIXED.std(axis=0)])
+        np.testing.assert_array_equal(weighted.apply(far, np.float64), plain.apply(far, np.float64) * weight)
+        np.testing.assert_allclose(weighted.invert(weighted.apply(far, np.float64)), far, rtol=1e-9)
+        assert (weighted.size, weighted.limit) == (plain.size, plain.limit)
+
+
+def test_the_inputs_denoising_cost_counts_as_much_whatever_the_weights():
+    """A cost that is the same share of each column's variance: its mean times the denoising weight."""
+    weight = np.array([1.0, 0.5, 2.0, 0.1])
+    plain, weighted = Scaling.fit(MIXED, "columns"), Scaling.fit(MIXED, "columns", weight)
+    costs = [
+        scaling.weigh((1000, 10))[0] * scaling.apply(MIXED, np.float64).var(axis=0).mean()
+        for scaling in (plain, weighted)
+    ]
+    assert costs[1] == pytest.approx(costs[0], rel=0.05)
+    assert weighted.weigh((1000, 10))[1] == plain.weigh((1000, 10))[1]
+
+
+def test_columns_of_different_weights_are_not_taken_for_pixels():
+    weight = np.ones(DIGITS.shape[1])
+    np.testing.assert_array_equal(Scaling.fit(DIGITS, "auto", weight).scale, Scaling.fit(DIGITS, "pooled").scale)
+    weight[:2] = 0.5
+    np.testing.assert_array_equal(Scaling.fit(DIGITS, "auto", weight).scale, Scaling.fit(DIGITS, "columns").scale)
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0], [1, 1, 1, 0], [1, 1, 1, -1], [1, 1, 1, np.nan], [1, 1, 1, np.inf], 1.0])
+def test_weights_are_one_positive_number_a_column(weight):
+    with pytest.raises(ValueError, match="one finite number greater than 0 for each of the 4 columns"):
+        Scaling.fit(MIXED, "auto", weight)
+
+
 def test_auto_keeps_the_relation_of_pixels_and_evens_out_mixed_units():
     np.testing.assert_array_equal(Scaling.fit(DIGITS, "auto").scale, Scaling.fit(DIGITS, "pooled").scale)
     np.testing.assert_array_equal(Scaling.fit(MIXED, "auto").scale, Scaling.fit(MIXED, "columns").scale)

@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, r2_score, root_mean_squared_error
 from laddernet import DataError, LadderClassifier, LadderRegressor
 from laddernet.tables import (
     FileOptions,
+    constant_score,
     label_in,
     linear_score,
     prepare,
@@ -211,6 +212,18 @@ class TestScore:
         assert found["test_rmse"] == pytest.approx(root_mean_squared_error(y, answers))
         assert found["test_r2"] == pytest.approx(r2_score(y, answers), abs=1e-4)
         assert list(score(model, x[:1], y[:1])) == ["test_rmse"]
+
+    def test_what_knows_no_columns(self, write):
+        prepared = prepare(write(table(90)), of_kind(labels=8))
+        known = prepared.y_train[prepared.labeled].tolist()
+        most = max(sorted(set(known)), key=known.count)
+        wrong = 100 * np.mean([kind != most for kind in prepared.y_test])
+        assert constant_score(prepared) == {"test_error": pytest.approx(wrong, abs=1e-4)}
+        frame = table(90).assign(kind=lambda rows: rows["size"] * 100 + 0.5)
+        prepared = prepare(write(frame), of_kind(labels=20))
+        truth = prepared.y_test.astype(float)
+        off = np.sqrt(np.mean((truth - prepared.y_train[prepared.labeled].astype(float).mean()) ** 2))
+        assert constant_score(prepared)["test_rmse"] == pytest.approx(off)
 
     def test_the_linear_model_learns_from_the_labelled_rows_alone(self, write):
         prepared = prepare(write(table(90)), of_kind(labels=9))

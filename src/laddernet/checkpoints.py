@@ -197,6 +197,8 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
     parameters = model.get_params()
     if not isinstance(parameters["random_state"], (int, np.integer)):
         parameters["random_state"] = None
+    if parameters["column_weights"] is not None:
+        parameters["column_weights"] = np.asarray(parameters["column_weights"], dtype=np.float64).tolist()
     if isinstance(parameters.get("class_weight"), Mapping):  # keys that are no strings would become such
         parameters["class_weight"] = [[_plain_key(k), float(w)] for k, w in parameters["class_weight"].items()]
     if isinstance(model, LadderClassifier):
@@ -239,10 +241,10 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
     tensors, features = load_file(path), model.n_features_in_
-    center, scale, size, limit = (tensors.pop(_SCALING + field.name).numpy() for field in fields(Scaling))
-    model.scaling_ = Scaling(center, scale, size.item(), limit.item())
-    if model.scaling_.center.shape != (features,) or model.scaling_.scale.shape != (features,):
+    center, scale, weight, size, limit = (tensors.pop(_SCALING + field.name).numpy() for field in fields(Scaling))
+    if any(measured.shape != (features,) for measured in (center, scale, weight)):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
+    model.scaling_ = Scaling(center, scale, weight, size.item(), limit.item())
     widths = (features, *model._widths(features), model._outputs())
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):  # before any memory is taken for them
         if tuple(tensors[f"{_LADDER}sections.{layer}.map.weight"].shape) != (fan_out, fan_in):

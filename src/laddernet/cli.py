@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import shlex
 import time
 import warnings
 from collections import Counter
@@ -60,6 +61,9 @@ TestFraction = Annotated[
 TaskOption = Annotated[
     Literal["classification", "regression"] | None,
     typer.Option(help="Of a FILE. [default: told from the labels]"),
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN", help="Of a FILE: a column to leave out; give it once for each.")
 ]
 DataDir = Annotated[
     Path | None,
@@ -147,6 +151,10 @@ def train(
     test: TestFile = None,
     test_fraction: TestFraction = None,
     task: TaskOption = None,
+    drop: Drop = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Of a FILE: give each class the same weight, however few its labels.")
+    ] = False,
     settings: Annotated[Path | None, typer.Option(help="Of a FILE: settings that tune has written.")] = None,
     recipe: Annotated[
         str | None,
@@ -178,17 +186,20 @@ def train(
         "--test": test,
         "--test-fraction": test_fraction,
         "--task": task,
+        "--drop": drop or None,
+        "--balanced": balanced or None,
         "--settings": settings,
     }
     given = {"validation_fraction": validation_fraction, "device": device, "precision": precision}
     if _is_file(data):
         if recipe is not None:
             raise typer.BadParameter(f"a recipe is of a data set, and {data} is a file.", param_hint="--recipe")
-        options = _file_options(label_column, labels_file, labels, test, test_fraction, task, seed)
+        options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
         given = {name: value for name, value in given.items() if value not in (0.0, "auto")}  # else as in the settings
         given |= {"random_state": seed}
         given |= {} if variant is None else {"variant": variant}
         given |= {} if epochs is None else {"max_epochs": epochs}
+        given |= {"class_weight": "balanced"} if balanced else {}
         report = _train_on_file(Path(data), options, settings, given, baseline=baseline, out=out, overwrite=overwrite)
     else:
         chosen = _choose_recipe(data, labels, recipe, variant, epochs)
@@ -271,14 +282,14 @@ def _train_on_file(
     from laddernet.checkpoints import check_free, save_run
     from laddernet.progress import progress
     from laddernet.reproduce import fit_whole
-    from laddernet.tables import linear_score, prepare, read_settings, score, settings_for
+    from laddernet.tables import constant_score, linear_score, prepare, read_settings, score, settings_for
 
     check_free(out or _new_folder(usual), overwrite=overwrite)
     chosen = read_settings(settings) if settings is not None else {}
     prepared = prepare(path, options)
     chosen = settings_for(prepared, chosen | given)
     known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
-    _describe_rows(path, prepared)
+    _describe_rows(path, prepared, options.seed)
     if tested == 0:
         _say("there are no test rows, so no error is measured; ask for some with --test-fraction or --test.")
 
@@ -304,8 +315,11 @@ def _train_on_file(
         linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
         outcomes[linear] = (linear_score(prepared, model), time.perf_counter() - started)
         compared |= {f"linear_{name}": value for name, value in outcomes[linear][0].items()}
+        constant = "the most common class" if prepared.task == "classification" else "the mean label"
+        outcomes[constant] = (constant_score(prepared), 0.0)
+        compared |= {f"constant_{name}": value for name, value in outcomes[constant][0].items()}
     if tested:
-        Console().print(_outcome_table(path.name, known, len(prepared.y_train), tested, options.seed, outcomes))
+        Console().print(_outcome_table(tested, outcomes))
     folder = out or _new_folder(usual)
     training = {
         "file": path.name,
@@ -324,7 +338,7 @@ def _train_on_file(
         preparation=prepared.preparation,
         overwrite=overwrite,
     )
-    typer.echo(f"run written to {folder}")
+    typer.echo(f"run written to {folder}; now: laddernet predict {shlex.quote(str(folder))} FILE")
     return training | metrics | compared | {"epochs": model.n_iter_, "seconds": round(seconds, 2), "run": str(folder)}
 
 
@@ -367,6 +381,7 @@ def tune(
     test: TestFile = None,
     test_fraction: TestFraction = None,
     task: TaskOption = None,
+    drop: Drop = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings to try, in all; those in --storage count.")] = 30,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the labelled rows, each held out once.")] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each trial.")] = None,
@@ -383,9 +398,9 @@ def tune(
     from laddernet.tuning import tune as search
 
     check_settings_file(out)
-    options = _file_options(label_column, labels_file, labels, test, test_fraction, task, seed)
+    options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
     prepared = prepare(file, options)
-    _describe_rows(file, prepared)
+    _describe_rows(file, prepared, seed)
     with trial_progress(trials) as watch:
         tuned = search(
             prepared,
@@ -397,7 +412,9 @@ def tune(
             on_trial=watch,
         )
     write_settings(out, tuned.settings)
-    unit = "% of held-out labels wrong" if prepared.task == "classification" else "of the labels' deviation"
+    one = 100 / int(prepared.labeled.sum())
+    classes = prepared.task == "classification"
+    unit = f"% of held-out labels wrong (one label: {one:.3g})" if classes else "of the labels' deviation"
     typer.echo(f"best of {tuned.trials} trials: {tuned.error:.4g} {unit}; with the defaults {tuned.default_error:.4g}")
     typer.echo(f"settings written to {out}: {json.dumps(tuned.settings)}")
 
@@ -447,6 +464,7 @@ def _file_options(
     test: Path | None,
     test_fraction: float | None,
     task: Literal["classification", "regression"] | None,
+    drop: Sequence[str] | None,
     seed: int,
 ) -> "FileOptions":
     from laddernet.tables import FileOptions
@@ -460,11 +478,12 @@ def _file_options(
         test=test,
         test_fraction=0.25 if test_fraction is None else test_fraction,
         task=task,
+        drop=tuple(drop or ()),
         seed=seed,
     )
 
 
-def _describe_rows(path: Path, prepared: "Prepared") -> None:
+def _describe_rows(path: Path, prepared: "Prepared", seed: int) -> None:
     known = int(prepared.labeled.sum())
     if prepared.task == "classification":
         counts = Counter(prepared.y_train[prepared.labeled].tolist())
@@ -474,27 +493,29 @@ def _describe_rows(path: Path, prepared: "Prepared") -> None:
         what = f"{len(counts)} classes ({kinds}{', ...' if len(counts) > 20 else ''})"
     else:
         what = "a regression"
+    columns, features = len(prepared.preparation.columns), prepared.x_train.shape[1]
     typer.echo(
         f"{path.name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled rows to train on, "
-        f"{len(prepared.y_test):,} to test on; {what}; {len(prepared.preparation.columns)} columns make "
-        f"{prepared.x_train.shape[1]} features"
+        f"{len(prepared.y_test):,} to test on; {what}; {columns} column{'s make' if columns > 1 else ' makes'} "
+        f"{features} feature{'s' if features > 1 else ''}; seed {seed}"
     )
 
 
-def _outcome_table(
-    name: str, known: int, rows: int, tested: int, seed: int, outcomes: dict[str, tuple[dict[str, float], float]]
-) -> Table:
-    table = Table(title=f"{name}, {known} labels of {rows} rows, {tested} test rows, seed {seed}")
+def _outcome_table(tested: int, outcomes: dict[str, tuple[dict[str, float], float]]) -> Table:
+    table = Table()
     table.add_column("model")
     metrics = list(next(iter(outcomes.values()))[0])
     for metric in metrics:
         table.add_column(metric.replace("_", " "), justify="right")
+    if counted := "test_error" in metrics:
+        table.add_column(f"wrong of {tested:,}", justify="right")
     table.add_column("seconds", justify="right")
     for model, (measured, seconds) in outcomes.items():
         cells = [
             _describe_metric(metric, measured[metric]).removeprefix(f"{metric.replace('_', ' ')} ")
             for metric in metrics
         ]
+        cells += [f"{round(measured['test_error'] / 100 * tested):,}"] if counted else []
         table.add_row(model, *cells, f"{seconds:.1f}")
     return table
 

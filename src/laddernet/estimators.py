@@ -100,6 +100,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         denoising_weights: Literal["auto"] | Sequence[float] = "auto",
         combinator: str = "gaussian",
         input_scaling: InputScaling = "auto",
+        column_weights: ArrayLike | None = None,
         learning_rate: float = 0.01,
         decay_start: float = 2 / 3,
         batch_size: int = 100,
@@ -119,6 +120,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.denoising_weights = denoising_weights
         self.combinator = combinator
         self.input_scaling = input_scaling
+        self.column_weights = column_weights
         self.learning_rate = learning_rate
         self.decay_start = decay_start
         self.batch_size = batch_size
@@ -228,7 +230,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         training = kept[labeled[kept]]
         self._learn_labels(labels[training], again=previous is not None)
         if previous is None:
-            self.scaling_ = Scaling.fit(rows[kept] if len(held_out) else rows, self.input_scaling)
+            measured = rows[kept] if len(held_out) else rows
+            self.scaling_ = Scaling.fit(measured, self.input_scaling, self.column_weights)
         x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(device)
         ladder = self._build_ladder(rows.shape[1], seed, device)
         if previous is not None:
@@ -319,7 +322,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             if classes is not None:
                 self._learn_labels(np.asarray(classes), again=False)
             self._learn_labels(labels[labeled], again=classes is not None)
-            self.scaling_ = Scaling.fit(rows, self.input_scaling)
+            self.scaling_ = Scaling.fit(rows, self.input_scaling, self.column_weights)
             self.ladder_ = self._build_ladder(rows.shape[1], seed, _device(self.device))
             self._n_features_out = (rows.shape[1], *self._widths(rows.shape[1]))[-1]
             self.precision_ = resolve_precision(self.precision)
@@ -585,6 +588,10 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         The decoder's element-wise function; a name in `laddernet.combinators.COMBINATORS`.
     input_scaling : {"auto", "pooled", "columns", "none"}
         See `laddernet.scaling.Scaling.fit`. With "none" the inputs go into the network as they are.
+    column_weights : array-like of shape (features,) or None
+        Factor on each column once it is scaled, greater than 0; None for 1. Less for columns that say one thing in
+        many: of a category encoded as k columns, each counts for 1/sqrt(k), as
+        `laddernet.preparation.Preparation.column_weights` has it.
     learning_rate : float
         Adam's, until the decay starts. Short runs, as "auto" makes of small tables, want more than the 0.002 that the
         paper's 90,000 steps have.
@@ -665,6 +672,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         denoising_weights: Literal["auto"] | Sequence[float] = "auto",
         combinator: str = "gaussian",
         input_scaling: InputScaling = "auto",
+        column_weights: ArrayLike | None = None,
         learning_rate: float = 0.01,
         decay_start: float = 2 / 3,
         batch_size: int = 100,
@@ -686,6 +694,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
             denoising_weights=denoising_weights,
             combinator=combinator,
             input_scaling=input_scaling,
+            column_weights=column_weights,
             learning_rate=learning_rate,
             decay_start=decay_start,
             batch_size=batch_size,
@@ -712,7 +721,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
 
         After `fit` or an earlier `partial_fit`, whose scaling and classes stay. The newest 2000 labelled rows are
         remembered and take part in the supervised cost, so that new rows may all be unlabelled; a remembered row
-        that comes again has its new label. A part smaller than a batch is filled up with them.
+        that comes again has its new label. A part smaller than a batch is filled up with them. At the full rate one
+        pass can make a model worse as well as better: keep a copy, and judge it on labelled rows before you use it.
 
         Parameters
         ----------

@@ -82,7 +82,7 @@ class LabeledKFold(KFold):  # type: ignore[misc]
         if len(rows) < self.n_splits:
             raise DataError(
                 f"{len(rows) or 'no'} row{'' if len(rows) == 1 else 's'} of {len(labels)} "
-                f"{'has' if len(rows) == 1 else 'have'} a label, too few for n_splits={self.n_splits}. Label more."
+                f"{'has' if len(rows) == 1 else 'have'} a label, too few for {self.n_splits} folds. Label more."
             )
         kind, classes = KFold, rows
         if task == "classification":
@@ -102,8 +102,8 @@ class LabeledKFold(KFold):  # type: ignore[misc]
             f"the class {name!r} has one labelled row, which cannot be both trained and tested on: label more of it, "
             "leave it out,"
             if size == 1
-            else f"the class {name!r} has {size} labelled rows, too few for n_splits={self.n_splits}: take "
-            f"n_splits={size}, label more of it,"
+            else f"the class {name!r} has {size} labelled rows, too few for {self.n_splits} folds: take {size} "
+            f"(n_splits={size}, or --folds {size}), label more of it,"
         )
         values = " If y holds values, not classes, say task='regression'." if labels.dtype.kind in "iuf" else ""
         raise DataError(f"{reason} or use LabeledShuffleSplit.{values}")

@@ -3,7 +3,8 @@
 import difflib
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ class Preparation:
     ----------
     columns : list of str
         The input's columns, in the training table's order.
+    dropped : list of str
+        Those of the training table that were left out, and are wherever they come again.
     numeric : list of str
         Those that are numbers.
     vectorizer : skrub.TableVectorizer or None
@@ -79,6 +82,7 @@ class Preparation:
     """
 
     columns: list[str]
+    dropped: list[str]
     numeric: list[str]
     vectorizer: Any
     encoders: dict[str, Any]
@@ -86,19 +90,26 @@ class Preparation:
     gaps: NDArray[np.bool_]
 
     @classmethod
-    def fit(cls, frame: "pd.DataFrame | NDArray[Any]") -> "Preparation":
-        """Fit to a table or array of shape (rows, columns); the columns of an array are called 0, 1, 2, ...
+    def fit(cls, frame: "pd.DataFrame | NDArray[Any]", *, drop: Sequence[str] = ()) -> "Preparation":
+        """Fit to training rows.
+
+        Parameters
+        ----------
+        frame : DataFrame or array of shape (rows, columns)
+            The columns of an array are called 0, 1, 2, ...
+        drop : sequence of str
+            Columns to leave out.
 
         Raises
         ------
         DataError
-            If a column's name occurs twice, a number is infinite or beyond float32, or the table holds nothing or
-            what skrub cannot read.
+            If a column's name occurs twice, there is no column of a name to leave out, a number is infinite or beyond
+            float32, or the table holds nothing or what skrub cannot read.
         """
         from sklearn.preprocessing import OneHotEncoder
         from skrub import TableVectorizer
 
-        frame = _as_table(frame)
+        frame = _drop(_as_table(frame), drop)
         filled = [str(name) for name in frame if frame[name].notna().any()]
         numeric = [name for name in filled if _holds_numbers(frame[name])]
         vectorizer, encoders, vectorized = None, {}, frame[[]]
@@ -112,6 +123,7 @@ class Preparation:
         gone: NDArray[np.bool_] = np.isnan(amounts)
         fitted = cls(
             columns=list(frame.columns),
+            dropped=list(dict.fromkeys(drop)),
             numeric=numeric,
             vectorizer=vectorizer,
             encoders=encoders,
@@ -129,6 +141,20 @@ class Preparation:
         gaps = [f"{name}_missing" for name, has_gaps in zip(amounts, self.gaps, strict=True) if has_gaps]
         texts = [f"{name}_{index}" for name in self.encoders for index in range(_COMPONENTS)]
         return [*amounts, *gaps, *_outputs(self.vectorizer, "low_cardinality"), *texts]
+
+    @property
+    def column_weights(self) -> NDArray[np.float64]:
+        """Weights that make the outputs of one input column count as much together as a lone number does.
+
+        One over the square root of how many outputs the input has; float64 array of shape (len(feature_names),), for
+        the estimators' `column_weights`.
+        """
+        amounts = [*self.numeric, *_inputs(self.vectorizer, *_AMOUNTS)]
+        gaps = [name for name, has_gaps in zip(amounts, self.gaps, strict=True) if has_gaps]
+        texts = [name for name in self.encoders for _ in range(_COMPONENTS)]
+        inputs = [*amounts, *gaps, *_inputs(self.vectorizer, "low_cardinality"), *texts]
+        outputs = Counter(inputs)
+        return np.array([outputs[name] ** -0.5 for name in inputs])
 
     def apply(self, frame: "pd.DataFrame | NDArray[Any]") -> NDArray[np.float32]:
         """Turn rows of a table into numbers.
@@ -156,7 +182,7 @@ class Preparation:
             close = [near for name in missing for near in difflib.get_close_matches(name, extra, n=1)]
             hint = f" (perhaps now called {_quote(close)})" if close else ""
             raise DataError(f"the table lacks columns that training had: {_quote(missing)}{hint}. Add or rename them.")
-        if extra := [name for name in frame.columns if name not in set(self.columns)]:
+        if extra := [name for name in frame.columns if name not in {*self.columns, *self.dropped}]:
             warnings.warn(f"columns that training did not have are left out: {_quote(extra)}.", stacklevel=2)
         vectorized = self._vectorize(frame)
         amounts = _amounts(self.numeric, self.vectorizer, frame, vectorized)
@@ -227,6 +253,18 @@ def _as_table(frame: "pd.DataFrame | NDArray[Any]") -> "pd.DataFrame":
     return table
 
 
+def _drop(table: "pd.DataFrame", names: Sequence[str]) -> "pd.DataFrame":
+    if unknown := [name for name in names if name not in set(table.columns)]:
+        close = [near for name in unknown for near in difflib.get_close_matches(name, list(table.columns), n=1)]
+        hint = f" (perhaps {_quote(close)})" if close else ""
+        raise DataError(
+            f"there is no column {_quote(unknown)} to leave out{hint}; the columns are {_quote(list(table.columns))}."
+        )
+    if len(set(names)) == table.shape[1]:
+        raise DataError("every column is to be left out. Keep one or more to learn from.")
+    return table.drop(columns=list(names))
+
+
 def _call(method: Callable[["pd.DataFrame"], "pd.DataFrame"], frame: "pd.DataFrame") -> "pd.DataFrame":
     """Call skrub, without its warnings, and with its errors as ours."""
     try:
@@ -243,6 +281,11 @@ def _outputs(vectorizer: Any, *kinds: str) -> list[str]:
         return []
     inputs = [name for kind in kinds for name in vectorizer.kind_to_columns_[kind]]
     return [output for name in inputs for output in vectorizer.input_to_outputs_[name]]
+
+
+def _inputs(vectorizer: Any, *kinds: str) -> list[str]:
+    """Name of the input of each column that `_outputs` names."""
+    return [vectorizer.output_to_input_[output] for output in _outputs(vectorizer, *kinds)]
 
 
 def _amounts(

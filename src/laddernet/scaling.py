@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
@@ -30,7 +30,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Scaling:
-    """``squash((X - center) / scale)``, column by column.
+    """``weight * squash((X - center) / scale)``, column by column.
 
     Up to `limit`, `squash` changes nothing; beyond, ``squash(z) = sign(z) limit (1 + log(|z| / limit))``.
 
@@ -38,20 +38,23 @@ class Scaling:
     ----------
     center, scale : float64 array of shape (features,)
         The scale of a column that never varied is infinite: nothing was learned from it, so its values are ignored.
+    weight : float64 array of shape (features,)
+        The caller's; all 1 by default.
     size : float
-        Root mean square of the scaled columns' standard deviation: over all columns for "pooled", over those that vary
-        for "columns"; that of MNIST's pixels is assumed for "none".
+        Root mean square of the scaled columns' standard deviation, before they are weighted: over all columns for
+        "pooled", over those that vary for "columns"; that of MNIST's pixels is assumed for "none".
     limit : float
         Infinite for "none".
     """
 
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
+    weight: NDArray[np.float64]
     size: float = PIXELS
     limit: float = np.inf
 
     @classmethod
-    def fit(cls, X: Any, method: InputScaling) -> "Scaling":
+    def fit(cls, X: Any, method: InputScaling, weight: ArrayLike | None = None) -> "Scaling":
         """Measure the columns of training data.
 
         What lies more than three times as far from its column's median as the 5 % or the 95 % quantile does counts as
@@ -66,29 +69,35 @@ class Scaling:
             hardly vary stay so, and noise of 0.3 hides most of any single column but not what many agree on. "none"
             leaves X as it is. "auto" takes "pooled" where there are at least 32 columns that look like one kind of
             measurement (pixels, a spectrum): most that vary have a standard deviation within a factor of 100 of the
-            largest.
+            largest, and all have the same weight.
+        weight : array-like of shape (features,), optional
+            Factor on each column once it is scaled, greater than 0; 1 by default. What is known of several columns
+            together, such as the indicators of one category's values, counts as one of the others does where their
+            squared weights add up to 1 (`laddernet.preparation.Preparation.column_weights`).
 
         Raises
         ------
         ValueError
-            If there is no such method.
+            If there is no such method, or the weights are not one positive number a column.
         """
         if method not in INPUT_SCALINGS:
             raise ValueError(f"input_scaling must be one of {', '.join(INPUT_SCALINGS)}, got {method!r}.")
         features = X.shape[1]
+        weights = _check_weight(weight, features)
         if method == "none":
-            return cls(np.zeros(features), np.ones(features))
+            return cls(np.zeros(features), np.ones(features), weights)
         middle, reach = _reach(X)
         mean, std = _measure(X, middle, np.where(reach > 0, reach, np.inf))
         if method == "auto":
-            same_unit = std.any() and features >= _MANY_COLUMNS and np.mean(std[std > 0] * _SAME_UNIT > std.max()) > 0.5
+            many_alike = features >= _MANY_COLUMNS and (weights == weights[0]).all()
+            same_unit = many_alike and std.any() and np.mean(std[std > 0] * _SAME_UNIT > std.max()) > 0.5
             method = "pooled" if same_unit else "columns"
         if method == "columns":
-            return cls(mean, np.where(std > 0, std, np.inf), 1.0, LIMIT)
+            return cls(mean, np.where(std > 0, std, np.inf), weights, 1.0, LIMIT)
         if reach.any():  # one kind of measurement: what one column may hold, others may as well
             mean, std = _measure(X, middle, reach.max())
         unit = np.sqrt(np.mean(std**2))
-        return cls(mean, np.where(std > 0, unit / PIXELS, np.inf), PIXELS, LIMIT * PIXELS)
+        return cls(mean, np.where(std > 0, unit / PIXELS, np.inf), weights, PIXELS, LIMIT * PIXELS)
 
     def weigh(self, denoising_weights: Sequence[float]) -> tuple[float, ...]:
         """Scale denoising weights, meant for MNIST's pixels, to these units.
@@ -98,7 +107,8 @@ class Scaling:
         """
         first, *others = denoising_weights
         factor = _OWN_UNITS if self.size != PIXELS else 1.0
-        return (factor * first * (PIXELS / self.size) ** 2, *(factor * weight for weight in others))
+        first *= float((PIXELS / self.size) ** 2 / np.mean(self.weight**2))
+        return (factor * first, *(factor * weight for weight in others))
 
     def apply(self, X: Any, dtype: type[np.floating[Any]]) -> NDArray[Any]:
         """Scale rows, computed in float64 and returned in `dtype`, without a second full-size float64 copy."""
@@ -107,17 +117,27 @@ class Scaling:
             z = (_dense(X[rows]) - self.center) / self.scale
             far = np.abs(z) > self.limit
             z[far] = np.sign(z[far]) * self.limit * (1 + np.log(np.abs(z[far]) / self.limit))
-            scaled[rows] = z
+            scaled[rows] = z * self.weight
         return scaled
 
     def invert(self, scaled: NDArray[Any]) -> NDArray[Any]:
         """Undo `apply`; a column that never varied gets its one value back."""
         scale = np.where(np.isfinite(self.scale), self.scale, 0.0)
-        z = scaled.astype(np.float64)
+        z = scaled.astype(np.float64) / self.weight
         far = np.abs(z) > self.limit
         z[far] = np.sign(z[far]) * self.limit * np.exp(np.abs(z[far]) / self.limit - 1)
         original: NDArray[Any] = (z * scale + self.center).astype(scaled.dtype)
         return original
+
+
+def _check_weight(weight: ArrayLike | None, features: int) -> NDArray[np.float64]:
+    weights = np.ones(features) if weight is None else np.array(weight, dtype=np.float64)
+    if weights.shape != (features,) or not (np.isfinite(weights) & (weights > 0)).all():
+        raise ValueError(
+            f"column_weights must be one finite number greater than 0 for each of the {features} columns. Leave a "
+            "column that shall not count out of X."
+        )
+    return weights
 
 
 def _dense(rows: Any) -> NDArray[np.float64]:

@@ -41,6 +41,8 @@ class FileOptions:
         Share of the labelled rows to test on where there is no such file, stratified by class; 0 for no test.
     task : {"classification", "regression"} or None
         None to tell it from the labels; see `laddernet.data.files.tell_task`.
+    drop : tuple of str
+        Columns to leave out.
     seed : int
         Of the choice of test rows and of labels.
     """
@@ -51,6 +53,7 @@ class FileOptions:
     test: Path | None = None
     test_fraction: float = 0.25
     task: Task | None = None
+    drop: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -85,8 +88,10 @@ class Prepared:
         return labeled_rows(self.y_train, task=self.task)
 
     def estimator(self, **settings: Any) -> Model:
-        """Make an unfitted estimator of this task."""
-        return LadderClassifier(**settings) if self.task == "classification" else LadderRegressor(**settings)
+        """Make an unfitted estimator of this task, with the preparation's column weights unless others are given."""
+        weights = self.preparation.column_weights
+        weighted = {"column_weights": None if (weights == 1).all() else weights, **settings}
+        return LadderClassifier(**weighted) if self.task == "classification" else LadderRegressor(**weighted)
 
 
 def prepare(path: Path, options: FileOptions) -> Prepared:
@@ -106,7 +111,7 @@ def prepare(path: Path, options: FileOptions) -> Prepared:
     training, test = np.arange(len(y)), np.arange(0)
     if options.test is None and options.test_fraction > 0:
         training, test = hold_out(y, options.test_fraction, task=task, seed=options.seed)
-    preparation = Preparation.fit(_take(rows.x, training))
+    preparation = Preparation.fit(_take(rows.x, training), drop=options.drop)
     x_train = preparation.apply(_take(rows.x, training))
     if options.test is not None:
         x_test, y_test = read_labeled(options.test, preparation, label_column=label, task=task)
@@ -160,6 +165,16 @@ def score(model: Model, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
         in the target's units) and, of two rows or more, ``test_r2`` (coefficient of determination).
     """
     return _measure(model.predict(x), y, classes=hasattr(model, "classes_"))
+
+
+def constant_score(prepared: Prepared) -> dict[str, float]:
+    """Measure what knows no columns: the most common class of the labelled training rows, or the mean of labels."""
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+
+    classes = prepared.task == "classification"
+    y = np.array(prepared.y_train[prepared.labeled].tolist())
+    constant = (DummyClassifier() if classes else DummyRegressor()).fit(prepared.x_train[prepared.labeled], y)
+    return _measure(constant.predict(prepared.x_test), prepared.y_test, classes=classes)
 
 
 def linear_score(prepared: Prepared, model: Model) -> dict[str, float]:

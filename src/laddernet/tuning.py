@@ -38,7 +38,7 @@ class Tuned:
     Attributes
     ----------
     settings : dict
-        The best trial's, as the estimators take them.
+        The best trial's, as the estimators take them; without its epochs, of which a search may want fewer.
     error, default_error : float
         Mean over the folds: percent of wrong answers, or root mean square error in units of the labels' deviation; of
         the best trial, and of the first, which has the defaults (NaN if it could not be trained to the end).
@@ -101,11 +101,12 @@ def tune(
         raise DataError("the labelled rows hold one class only; a classifier needs at least two.")
     splits = list(LabeledKFold(folds, task=prepared.task, random_state=seed).split(prepared.x_train, prepared.y_train))
     study = _open(storage, _describe(prepared, folds=folds, max_epochs=max_epochs, seed=seed))
-    weigh = Scaling.fit(prepared.x_train, "auto").weigh
+    weigh = Scaling.fit(prepared.x_train, "auto", prepared.preparation.column_weights).weigh
 
     def error(trial: "optuna.Trial") -> float:
-        settings = _settings(trial, weigh, max_epochs)
+        settings = _settings(trial, weigh)
         trial.set_user_attr("settings", settings)
+        settings |= {} if max_epochs is None else {"max_epochs": max_epochs}
         errors: list[float] = []
         for fold, (training, test) in enumerate(splits):
             model = prepared.estimator(random_state=seed, **settings)
@@ -152,17 +153,16 @@ def _sampler(seed: int, number: int) -> "optuna.samplers.BaseSampler":
     return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
 
 
-def _settings(trial: "optuna.Trial", weigh: Callable[..., tuple[float, ...]], max_epochs: int | None) -> dict[str, Any]:
+def _settings(trial: "optuna.Trial", weigh: Callable[..., tuple[float, ...]]) -> dict[str, Any]:
     depth = trial.suggest_int("depth", *DEPTHS)
     width = trial.suggest_categorical("width", WIDTHS)
     first, *others = weigh(default_weights("full", depth + 1))
     input_factor, upper_factor = (trial.suggest_float(f"{n}_factor", *FACTORS, log=True) for n in ("input", "upper"))
-    settings: dict[str, Any] = {
+    return {
         "hidden_layer_sizes": [width] * depth,
         "noise_std": round(trial.suggest_float("noise_std", *NOISE, log=True), 3),
         "denoising_weights": [_round(first * input_factor), *(_round(weight * upper_factor) for weight in others)],
     }
-    return settings | ({} if max_epochs is None else {"max_epochs": max_epochs})
 
 
 def _round(weight: float) -> float:

@@ -26,6 +26,7 @@ _SEPARATORS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
 _MOST_CLASSES = 20
+_DECIMALS = 6
 _EXACT = 2**53  # whole floats below it are exact
 
 
@@ -164,12 +165,14 @@ def prediction_table(
     Returns
     -------
     dict
-        "prediction", and with probabilities "probability_<class>" for each class; arrays of shape (rows,).
+        "prediction", and with probabilities "probability_<class>" for each class, to 6 decimals; arrays of shape
+        (rows,).
     """
     if classes is None or probabilities is None:
         return {"prediction": answers}
     columns = zip(classes, probabilities.T, strict=True)
-    return {"prediction": answers} | {f"probability_{name}": column for name, column in columns}
+    rounded = {f"probability_{name}": column.astype(np.float64).round(_DECIMALS) for name, column in columns}
+    return {"prediction": answers} | rounded
 
 
 def check_writable(path: Path, *, overwrite: bool) -> str:
@@ -178,7 +181,9 @@ def check_writable(path: Path, *, overwrite: bool) -> str:
     if suffix not in _SEPARATORS and suffix != ".parquet":
         raise DataError(f"{path} cannot be written: predictions are written as .csv, .tsv or .parquet.")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise DataError(f"{path} exists already and is not overwritten. Name another file, or ask to overwrite it.")
+        raise DataError(
+            f"{path} exists already and is not overwritten. Name another file, or overwrite it (--overwrite)."
+        )
     if not path.parent.is_dir():
         raise DataError(f"{path} cannot be written: there is no folder {path.parent}. Make it, or name another file.")
     return suffix
