@@ -8,10 +8,11 @@ import pytest
 import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import FunctionTransformer
 
 from laddernet.errors import DataError, RunError
-from laddernet.preparation import _TRUSTED, Preparation
+from laddernet.preparation import _TRUSTED, Preparation, _count_pieces
 
 ROWS = 120
 
@@ -227,6 +228,15 @@ def test_an_array_of_numbers_passes_through():
 def test_tables_that_teach_nothing_are_refused(table, message):
     with pytest.raises(DataError, match=message):
         Preparation.fit(table)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("  ab\t\n\u00a0")), min_size=1, max_size=5))
+def test_pieces_of_words_add_up_to_those_of_texts(texts):
+    whole = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(2, 3), n_features=1024, alternate_sign=False, norm=None, dtype=np.float32
+    )
+    np.testing.assert_array_equal(_count_pieces(texts).toarray(), whole.transform(texts).toarray())
 
 
 class TestFiles:

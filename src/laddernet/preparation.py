@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 # Text: latent semantics of hashed character n-grams. On 20,000 short misspelt texts of 10 classes, a linear classifier
-# got 32 % right from it (in 1.0 s, with 0.2 MB of state), 20 % from skrub's StringEncoder (1.7 s, 31 MB) and 20 % from
-# its MinHashEncoder (10.5 s, 0.9 MB), each with 30 columns; more buckets gave nothing.
+# got 32 % right from it (in 1.0 s, hashing each text; 0.2 MB of state), 20 % from skrub's StringEncoder (1.7 s, 31 MB)
+# and 20 % from its MinHashEncoder (10.5 s, 0.9 MB), each with 30 columns; more buckets gave nothing.
 _BUCKETS, _COMPONENTS, _TEXTS = 2**10, 30, 10_000
 _AMOUNTS = {"datetime": "dates", "numeric": "numbers"}  # the vectorizer's kinds of columns that can have gaps
 # What a preparation consists of, besides what skops trusts by itself: transformers and predicates that compute on a
@@ -74,7 +74,7 @@ class Preparation:
     vectorizer : skrub.TableVectorizer or None
         Of the others; it leaves text as it is.
     encoders : dict of str to sklearn.pipeline.Pipeline
-        Of the columns of text.
+        Of the columns of text, whose pieces are counted.
     medians : float32 array of shape (amounts,)
         Of the numbers and dates, as they come out of these.
     gaps : bool array of shape (amounts,)
@@ -338,25 +338,43 @@ def _texts(column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def _fit_text(texts: "pd.Series[Any]") -> Any:
-    """Encoder of text to 30 columns, from evenly spread ones of the different values."""
+    """Encoder of counted pieces of text to 30 columns, from evenly spread ones of the different values."""
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.pipeline import make_pipeline
 
-    hashing = HashingVectorizer(
-        analyzer="char_wb", ngram_range=(2, 3), n_features=_BUCKETS, alternate_sign=False, norm=None, dtype=np.float32
-    )
     distinct = sorted(set(texts))
-    encoder = make_pipeline(hashing, TfidfTransformer(), TruncatedSVD(_COMPONENTS, random_state=0))
-    return encoder.fit(distinct[:: -(-len(distinct) // _TEXTS)])
+    encoder = make_pipeline(TfidfTransformer(), TruncatedSVD(_COMPONENTS, random_state=0))
+    return encoder.fit(_count_pieces(distinct[:: -(-len(distinct) // _TEXTS)]))
 
 
 def _encode_text(encoder: Any, texts: "pd.Series[Any]") -> NDArray[np.float32]:
     import pandas as pd
 
     codes, distinct = pd.factorize(texts)
-    encoded: NDArray[np.float32] = encoder.transform(distinct)[codes]
+    encoded: NDArray[np.float32] = encoder.transform(_count_pieces(distinct.tolist()))[codes]
     return encoded
+
+
+def _count_pieces(texts: Sequence[str]) -> Any:
+    """How often the hashed pieces of two and three characters occur; sparse, of shape (texts, buckets).
+
+    No piece spans two words, so that pieces are looked for once for each different word.
+    """
+    import pandas as pd
+    from scipy.sparse import csr_array
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashing = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(2, 3), n_features=_BUCKETS, alternate_sign=False, norm=None, dtype=np.float32
+    )
+    words = [text.lower().split() for text in texts]
+    ends = np.cumsum([0, *map(len, words)])
+    codes, distinct = pd.factorize(np.array([word for text in words for word in text], dtype=object))
+    if not len(distinct):
+        return csr_array((len(texts), _BUCKETS), dtype=np.float32)
+    counts = csr_array((np.ones(len(codes), dtype=np.float32), codes, ends), shape=(len(texts), len(distinct)))
+    return counts @ csr_array(hashing.transform(distinct))
 
 
 def _check_all_read(column: "pd.Series[Any]", lost: "pd.Series[bool]", what: str) -> None:
