@@ -384,7 +384,9 @@ def tune(
     drop: Drop = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings to try, in all; those in --storage count.")] = 30,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the labelled rows, each held out once.")] = 3,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data in each trial.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data in each trial, and in training with what is found.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the rows, the networks and the search.")] = 0,
     out: Annotated[Path, typer.Option(help="File of the best settings, for train --settings.")] = Path("best.json"),
     storage: Annotated[

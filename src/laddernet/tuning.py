@@ -38,7 +38,8 @@ class Tuned:
     Attributes
     ----------
     settings : dict
-        The best trial's, as the estimators take them; without its epochs, of which a search may want fewer.
+        The best trial's, as the estimators take them; with `max_epochs` where that was given, since what is best in few
+        epochs need not be so in many.
     error, default_error : float
         Mean over the folds: percent of wrong answers, or root mean square error in units of the labels' deviation; of
         the best trial, and of the first, which has the defaults (NaN if it could not be trained to the end).
@@ -104,9 +105,8 @@ def tune(
     weigh = Scaling.fit(prepared.x_train, "auto", prepared.preparation.column_weights).weigh
 
     def error(trial: "optuna.Trial") -> float:
-        settings = _settings(trial, weigh)
+        settings = _settings(trial, weigh, max_epochs)
         trial.set_user_attr("settings", settings)
-        settings |= {} if max_epochs is None else {"max_epochs": max_epochs}
         errors: list[float] = []
         for fold, (training, test) in enumerate(splits):
             model = prepared.estimator(random_state=seed, **settings)
@@ -153,16 +153,17 @@ def _sampler(seed: int, number: int) -> "optuna.samplers.BaseSampler":
     return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
 
 
-def _settings(trial: "optuna.Trial", weigh: Callable[..., tuple[float, ...]]) -> dict[str, Any]:
+def _settings(trial: "optuna.Trial", weigh: Callable[..., tuple[float, ...]], max_epochs: int | None) -> dict[str, Any]:
     depth = trial.suggest_int("depth", *DEPTHS)
     width = trial.suggest_categorical("width", WIDTHS)
     first, *others = weigh(default_weights("full", depth + 1))
     input_factor, upper_factor = (trial.suggest_float(f"{n}_factor", *FACTORS, log=True) for n in ("input", "upper"))
-    return {
+    settings: dict[str, Any] = {
         "hidden_layer_sizes": [width] * depth,
         "noise_std": round(trial.suggest_float("noise_std", *NOISE, log=True), 3),
         "denoising_weights": [_round(first * input_factor), *(_round(weight * upper_factor) for weight in others)],
     }
+    return settings | ({} if max_epochs is None else {"max_epochs": max_epochs})
 
 
 def _round(weight: float) -> float:
