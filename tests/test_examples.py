@@ -56,7 +56,6 @@ class Reader:
         return result.stdout
 
 
-@pytest.mark.slow
 def test_the_script_does_what_the_tutorial_says(tmp_path):
     result = run(
         [sys.executable, "-W", "error", SCRIPT, "out", "--quick"],
