@@ -230,6 +230,48 @@ def test_tables_that_teach_nothing_are_refused(table, message):
         Preparation.fit(table)
 
 
+@pytest.mark.parametrize("written", ["offset", "Z", "zone"])
+def test_dates_with_a_time_zone_are_in_utc_and_can_be_read_back(tmp_path, written):
+    hours = pd.date_range("2020-01-01", periods=60, freq="7h")
+    days = {
+        "offset": (hours + pd.Timedelta("2h")).strftime("%Y-%m-%dT%H:%M:%S+02:00"),
+        "Z": hours.strftime("%Y-%m-%d %H:%M:%SZ"),
+        "zone": hours.tz_localize("UTC").tz_convert("Asia/Tokyo"),
+    }[written]
+    table = pd.DataFrame({"when": days})
+    preparation = Preparation.fit(table)
+    plain = pd.DataFrame({"when": hours})
+    np.testing.assert_array_equal(preparation.apply(table), Preparation.fit(plain).apply(plain))
+    preparation.save(tmp_path / "p.skops")
+    assert Preparation.load(tmp_path / "p.skops").apply(table).tobytes() == preparation.apply(table).tobytes()
+
+
+def test_large_numbers_stay_apart():
+    table = pd.DataFrame({"ms": 1_700_000_000_000 + 100.0 * np.arange(50), "id": 10**9 + np.arange(50), "n": range(50)})
+    table.loc[7, "ms"] = np.nan
+    preparation = Preparation.fit(table)
+    x = preparation.apply(table)
+    assert preparation.feature_names == ["ms", "id", "n", "ms_missing"]
+    np.testing.assert_array_equal(x[:, 1], table["id"] - table["id"].median())
+    np.testing.assert_array_equal(x[:, 2], table["n"])
+    np.testing.assert_array_equal(x[:, 0], (table["ms"] - table["ms"].median()).fillna(0))
+
+
+def test_a_few_words_among_numbers_are_pointed_out():
+    cells = [f"{n}.5" for n in range(50)]
+    with pytest.warns(
+        UserWarning, match="column 'n' is taken for text, as 2 of 50 cells hold no number, such as 'bad'"
+    ):
+        fitted = Preparation.fit(pd.DataFrame({"n": [*cells[:48], "bad", "worse"]}))
+    assert fitted.text_columns == ["n"]
+    for others in ([*cells[:30], *["bad", "worse"] * 10], [*[f"0{n}" for n in range(48)], "x1", "x2"]):
+        Preparation.fit(pd.DataFrame({"n": others}))  # a warning would be an error
+
+
+def test_columns_of_text_are_named_for_the_reader(preparation):
+    assert set(preparation.text_columns) == {"color", "street", "kind"}
+
+
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("  ab\t\n\u00a0")), min_size=1, max_size=5))
 def test_pieces_of_words_add_up_to_those_of_texts(texts):

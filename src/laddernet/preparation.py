@@ -22,6 +22,9 @@ FORMAT = 1
 # got 32 % right from it (in 1.0 s, hashing each text; 0.2 MB of state), 20 % from skrub's StringEncoder (1.7 s, 31 MB)
 # and 20 % from its MinHashEncoder (10.5 s, 0.9 MB), each with 30 columns; more buckets gave nothing.
 _BUCKETS, _COMPONENTS, _TEXTS = 2**10, 30, 10_000
+_ZONED = r"\s*\d[^a-yA-Y]*[ T]\d\d?:\d\d(:\d\d(\.\d+)?)?\s*(Z|[+-]\d\d:?\d\d)\s*"  # 2020-01-31T12:00:00+01:00
+_FEW = 0.1  # share of cells that are no numbers in what was probably meant as a column of numbers
+_COARSE = 2.0**24  # from here on float32 skips whole numbers
 _AMOUNTS = {"datetime": "dates", "numeric": "numbers"}  # the vectorizer's kinds of columns that can have gaps
 # What a preparation consists of, besides what skops trusts by itself: transformers and predicates that compute on a
 # column what their names say, and none of which calls anything that a file could name.
@@ -57,11 +60,12 @@ _TRUSTED = [
 class Preparation:
     """Turns a table's rows into numbers, as fitted to training rows; saved without pickle.
 
-    Numbers, booleans and durations (in seconds) stay one column each. Dates become year, month, day and so on, and
-    seconds since 1970. Strings and categories of fewer than 40 different values become a column for each value, all 0
-    for a value that training did not have; other text becomes 30 columns, from the pieces of its words. Where a
-    number or date is missing, the training rows' median stands in, and a further column tells where it does (1) and
-    where not (0), if it was missing in training as well. Columns that are empty in training give nothing.
+    Numbers, booleans and durations (in seconds) stay one column each; those of 2^24 and more, whose units float32
+    cannot tell, are counted from their median. Dates (in UTC, where they have a time zone) become year, month, day and
+    so on, and seconds since 1970. Strings and categories of fewer than 40 different values become a column for each
+    value, all 0 for a value that training did not have; other text becomes 30 columns, from the pieces of its words.
+    Where a number or date is missing, the training rows' median stands in, and a further column tells where it does (1)
+    and where not (0), if it was missing in training as well. Columns that are empty in training give nothing.
 
     Attributes
     ----------
@@ -75,8 +79,10 @@ class Preparation:
         Of the others; it leaves text as it is.
     encoders : dict of str to sklearn.pipeline.Pipeline
         Of the columns of text, whose pieces are counted.
-    medians : float32 array of shape (amounts,)
+    medians : float64 array of shape (amounts,)
         Of the numbers and dates, as they come out of these.
+    offsets : float64 array of shape (amounts,)
+        What is taken off these: the median of those that are too large for float32 to tell apart, else 0.
     gaps : bool array of shape (amounts,)
         Which of them were missing in some row of training.
     """
@@ -86,7 +92,8 @@ class Preparation:
     numeric: list[str]
     vectorizer: Any
     encoders: dict[str, Any]
-    medians: NDArray[np.float32]
+    medians: NDArray[np.float64]
+    offsets: NDArray[np.float64]
     gaps: NDArray[np.bool_]
 
     @classmethod
@@ -117,17 +124,22 @@ class Preparation:
             one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype="float32")
             vectorizer = TableVectorizer(low_cardinality=one_hot, high_cardinality="passthrough", n_jobs=1)
             vectorized = _call(vectorizer.fit_transform, frame[others])
+            for name in others:
+                if vectorizer.column_to_kind_.get(name) not in _AMOUNTS:
+                    _warn_of_numbers(frame[name])
             for name in vectorizer.kind_to_columns_["high_cardinality"]:
                 encoders[name] = _fit_text(_texts(vectorized[name]))
         amounts = _amounts(numeric, vectorizer, frame, vectorized)
         gone: NDArray[np.bool_] = np.isnan(amounts)
+        medians = np.array([np.median(x[~out]) for x, out in zip(amounts.T, gone.T, strict=True)], dtype=np.float64)
         fitted = cls(
             columns=list(frame.columns),
             dropped=list(dict.fromkeys(drop)),
             numeric=numeric,
             vectorizer=vectorizer,
             encoders=encoders,
-            medians=np.array([np.median(x[~out]) for x, out in zip(amounts.T, gone.T, strict=True)], dtype=np.float32),
+            medians=medians,
+            offsets=np.where((np.abs(amounts) >= _COARSE).any(axis=0), medians, 0.0),
             gaps=np.array([out.any() for out in gone.T], dtype=bool),
         )
         if not fitted.feature_names:
@@ -155,6 +167,12 @@ class Preparation:
         inputs = [*amounts, *gaps, *_inputs(self.vectorizer, "low_cardinality"), *texts]
         outputs = Counter(inputs)
         return np.array([outputs[name] ** -0.5 for name in inputs])
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The input's columns that were text, which a file's reader must not take for numbers ("007")."""
+        kinds = {} if self.vectorizer is None else self.vectorizer.column_to_kind_
+        return [name for name, kind in kinds.items() if kind not in _AMOUNTS]
 
     def apply(self, frame: "pd.DataFrame | NDArray[Any]") -> NDArray[np.float32]:
         """Turn rows of a table into numbers.
@@ -189,7 +207,8 @@ class Preparation:
         gone: NDArray[np.bool_] = np.isnan(amounts)
         categories = vectorized[_outputs(self.vectorizer, "low_cardinality")].to_numpy(dtype=np.float32)
         texts = [_encode_text(encoder, _texts(vectorized[name])) for name, encoder in self.encoders.items()]
-        parts = [np.where(gone, self.medians, amounts), gone[:, self.gaps], categories, *texts]
+        amounts = np.where(gone, self.medians, amounts) - self.offsets
+        parts = [amounts.astype(np.float32), gone[:, self.gaps], categories, *texts]
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def save(self, path: str | Path) -> None:
@@ -246,11 +265,28 @@ def _as_table(frame: "pd.DataFrame | NDArray[Any]") -> "pd.DataFrame":
 
     table = pd.DataFrame(frame).reset_index(drop=True).infer_objects()
     table.columns = pd.Index([str(name) for name in table.columns], dtype=object)
+    for number in range(table.shape[1]):
+        table.isetitem(number, _without_zone(table.iloc[:, number]).array)
     if doubled := table.columns[table.columns.duplicated()].unique().tolist():
         raise DataError(f"the table has more than one column named {_quote(doubled)}. Give each its own name.")
     if table.empty:
         raise DataError(f"the table has {len(table)} rows and {table.shape[1]} columns, so no data.")
     return table
+
+
+def _without_zone(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Dates with a time zone, or text of such, as dates in UTC; other columns as they are."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        in_utc: pd.Series[Any] = column.dt.tz_convert("UTC").dt.tz_localize(None)
+        return in_utc
+    if column.dtype == object or isinstance(column.dtype, pd.StringDtype):
+        known = column.dropna()
+        if len(known) and known.astype(str).str.fullmatch(_ZONED).all():
+            dates = pd.to_datetime(column, utc=True, errors="coerce", format="mixed")
+            return column if dates[known.index].isna().any() else dates.dt.tz_localize(None)
+    return column
 
 
 def _drop(table: "pd.DataFrame", names: Sequence[str]) -> "pd.DataFrame":
@@ -290,14 +326,14 @@ def _inputs(vectorizer: Any, *kinds: str) -> list[str]:
 
 def _amounts(
     numeric: list[str], vectorizer: Any, frame: "pd.DataFrame", vectorized: "pd.DataFrame"
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """Numbers and dates, NaN where missing, of shape (rows, amounts)."""
     outputs = _outputs(vectorizer, *_AMOUNTS)
-    values = np.empty((len(frame), len(numeric) + len(outputs)), dtype=np.float32)
+    values = np.empty((len(frame), len(numeric) + len(outputs)), dtype=np.float64)
     for index, name in enumerate(numeric):
         values[:, index] = _read_numbers(frame[name])
     for index, name in enumerate(outputs, start=len(numeric)):
-        values[:, index] = _check_finite(vectorizer.output_to_input_[name], vectorized[name].to_numpy(np.float32))
+        values[:, index] = _check_finite(vectorizer.output_to_input_[name], vectorized[name].to_numpy(np.float64))
     return values
 
 
@@ -310,8 +346,8 @@ def _holds_numbers(column: "pd.Series[Any]") -> bool:
     return pd.api.types.is_numeric_dtype(column) or column.dtype.kind == "m"
 
 
-def _read_numbers(column: "pd.Series[Any]") -> NDArray[np.float32]:
-    """A column of numbers, booleans or durations (in seconds) as float32; in strings, numbers as pandas reads them."""
+def _read_numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
+    """A column of numbers, booleans or durations (in seconds) as float64; in strings, numbers as pandas reads them."""
     import pandas as pd
 
     numbers = column.dt.total_seconds() if column.dtype.kind == "m" else column
@@ -319,8 +355,22 @@ def _read_numbers(column: "pd.Series[Any]") -> NDArray[np.float32]:
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
         blank = column.astype(str).str.strip() == ""
         _check_all_read(column, numbers.isna() & column.notna() & ~blank, "numbers")
-    with np.errstate(over="ignore"):
-        return _check_finite(str(column.name), numbers.to_numpy(dtype=np.float32, na_value=np.nan))
+    return _check_finite(str(column.name), numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _warn_of_numbers(column: "pd.Series[Any]") -> None:
+    """Warn of a column of text in which few cells are all that is no number."""
+    import pandas as pd
+
+    known = column.dropna().astype(str).str.strip()
+    known = known[known != ""]
+    odd = known[pd.to_numeric(known, errors="coerce").isna()]
+    if 0 < len(odd) <= _FEW * len(known) and not known.str.match(r"[+-]?0\d").any():
+        warnings.warn(
+            f"column {column.name!r} is taken for text, as {len(odd)} of {len(known)} cells hold no number, such as "
+            f"{odd.iloc[0]!r}. Correct or empty them to have it as numbers.",
+            stacklevel=3,
+        )
 
 
 def _read_strings(column: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -386,8 +436,8 @@ def _check_all_read(column: "pd.Series[Any]", lost: "pd.Series[bool]", what: str
         )
 
 
-def _check_finite(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    infinite = np.isinf(values)
+def _check_finite(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    infinite = np.abs(values) > np.finfo(np.float32).max
     if infinite.any():
         raise DataError(
             f"column {name!r} is infinite, or beyond {np.finfo(np.float32).max:.1e}, in row {infinite.argmax() + 1}. "

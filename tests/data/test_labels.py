@@ -205,5 +205,5 @@ def test_impossible_shares_are_refused(fraction):
 def test_nothing_can_be_held_out_where_nothing_can_be_spared():
     with pytest.raises(DataError, match="no row has a label"):
         hold_out([-1, -1], 0.5, seed=0)
-    with pytest.raises(DataError, match="so 0 at most can. Hold out a smaller share, or label more rows"):
+    with pytest.raises(DataError, match="so 0 at most can. Hold out a smaller share .--test-fraction; 0"):
         hold_out([0, 1, 2, -1], 0.1, seed=0)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SEPARATORS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
-_MOST_CLASSES = 20
+MOST_CLASSES = 20
 _DECIMALS = 6
 _EXACT = 2**53  # whole floats below it are exact
 
@@ -60,6 +60,7 @@ def read_rows(
     label_column: str | None = None,
     labels_path: str | Path | None = None,
     labels_required: bool = True,
+    text_columns: Sequence[str] = (),
 ) -> Rows:
     """Read a table or arrays.
 
@@ -82,8 +83,10 @@ def read_rows(
     labels_path : str or Path, optional
         The labels' file, of an .npy file only.
     labels_required : bool
-        Raise where there are no labels. If not, labels that are there are read and kept out of the features all the
-        same, provided that they are named.
+        Raise where there are no labels. If not, labels that are there are not looked at, and kept out of the features
+        all the same, provided that they are named.
+    text_columns : sequence of str
+        Columns of a CSV that stay as they are written, even where all of their cells read as numbers.
 
     Raises
     ------
@@ -103,14 +106,14 @@ def read_rows(
         elif suffix == ".npz":
             x, y, label = _read_npz(path, label_column or "y", labels_required)
         else:
-            return _read_table(path, suffix, label_column, labels_required)
+            return _read_table(path, suffix, label_column, labels_required, text_columns)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         _raise_damaged(path, error)
     _check_array(path, x)
-    if y is None:
+    if y is None or not labels_required:
         return Rows(x=x, y=None, labeled=np.zeros(len(x), dtype=bool), label=None)
     y, labeled = _array_labels(path, label, y, rows=len(x))
-    _check_labeled(path, label, labeled, labels_required)
+    _check_labeled(path, label, labeled)
     return Rows(x=x, y=y, labeled=labeled, label=label)
 
 
@@ -139,7 +142,7 @@ def tell_task(y: ArrayLike) -> Literal["classification", "regression"]:
         return "classification"
     distinct = np.unique(labels)
     repeated = len(distinct) <= 2 or len(labels) >= 2 * len(distinct)
-    if (distinct % 1 != 0).any() or len(distinct) > _MOST_CLASSES or not repeated:
+    if (distinct % 1 != 0).any() or len(distinct) > MOST_CLASSES or not repeated:
         return "regression"
     if -1 in distinct:
         raise DataError(
@@ -243,23 +246,24 @@ def _raise_damaged(path: Path, error: BaseException) -> NoReturn:
 # Tables
 
 
-def _read_table(path: Path, suffix: str, label_column: str | None, required: bool) -> Rows:
+def _read_table(path: Path, suffix: str, label_column: str | None, required: bool, text_columns: Sequence[str]) -> Rows:
     if suffix == ".parquet":
         frame = _read_parquet(path)
         names = _check_names(path, [str(name) for name in frame.columns], label_column, required)
     else:
         header = _read_header(path, suffix)
         names = _check_names(path, header, label_column, required)
-        frame = _read_csv(path, suffix, header, label_column if label_column in names else None)
+        frame = _read_csv(path, suffix, header, label_column if label_column in names else None, text_columns)
     if frame.empty:
         raise DataError(f"{path} has {len(frame)} rows and {frame.shape[1]} columns, so no data. Add rows to it.")
-    if label_column not in names:
+    if not required:
+        frame = frame.drop(columns=[name for name in names if name == label_column])
         return Rows(x=frame, y=None, labeled=np.zeros(len(frame), dtype=bool), label=None)
     x = frame.drop(columns=label_column)
     if x.shape[1] == 0:
         raise DataError(f"{path} has no other column than the labels'. Add columns of features.")
     y, labeled = _table_labels(path, label_column, frame[label_column], is_text=suffix != ".parquet")
-    _check_labeled(path, label_column, labeled, required)
+    _check_labeled(path, label_column, labeled)
     return Rows(x=x, y=y, labeled=labeled, label=label_column)
 
 
@@ -303,19 +307,22 @@ def _check_names(path: Path, names: list[str], label_column: str | None, require
     raise DataError(f"{path} has no column {label_column!r} to take the labels from. Name one of {listed}.")
 
 
-def _read_csv(path: Path, suffix: str, header: list[str], label: str | None) -> "pd.DataFrame":
+def _read_csv(
+    path: Path, suffix: str, header: list[str], label: str | None, text_columns: Sequence[str]
+) -> "pd.DataFrame":
     import pandas as pd
 
     separator = _SEPARATORS[suffix]
+    text = dict.fromkeys(set(text_columns) & set(header), str)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, sep=separator, index_col=False, low_memory=False)
+            frame = pd.read_csv(path, sep=separator, index_col=False, low_memory=False, dtype=text)
             if label is not None:  # once more as it stands, so that a class named NA is no missing value
-                text = pd.read_csv(
+                whole = pd.read_csv(
                     path, sep=separator, index_col=False, usecols=[label], dtype=str, keep_default_na=False
                 )
-                frame[label] = text[label]
+                frame[label] = whole[label].str.strip()
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise DataError(
             f"{path} has lines with more cells than columns ({' '.join(str(error).split())}). Put quotation marks "
@@ -372,6 +379,12 @@ def _table_labels(
         return _fill(path, name, pd.to_numeric(known.astype(float) if kind != "integer" else known).to_numpy(), labeled)
     if kind not in ("string", "boolean", "empty"):
         raise DataError(f"{path}: the labels {name!r} are of kind {kind}. Make them all numbers or all strings.")
+    if marks := sorted(_MISSING_MARKS.intersection(known)):
+        warnings.warn(
+            f"{path}: the labels {name!r} hold {', '.join(map(repr, marks))}, which counts as a class. Leave the cell "
+            "empty where a row has no label.",
+            stacklevel=4,
+        )
     return _fill(path, name, known.to_numpy(), labeled)
 
 
@@ -493,6 +506,6 @@ def _fill(
     return y, labeled
 
 
-def _check_labeled(path: Path, name: str | None, labeled: NDArray[np.bool_], required: bool) -> None:
-    if required and not labeled.any():
+def _check_labeled(path: Path, name: str | None, labeled: NDArray[np.bool_]) -> None:
+    if not labeled.any():
         raise DataError(f"{path}: no row has a label in {name!r}. Fill it in for some rows.")

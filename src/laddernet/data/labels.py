@@ -203,7 +203,7 @@ def hold_out(
         needs = "every class needs one to train on" if task == "classification" else "training needs two"
         raise DataError(
             f"{count} of the {len(rows)} labelled rows cannot be held out: {needs}, so {spare.sum()} at most can. "
-            "Hold out a smaller share, or label more rows."
+            "Hold out a smaller share (--test-fraction; 0 for no test), or label more rows."
         )
     rng = np.random.default_rng(seed)
     taken = np.minimum(np.floor(fraction * sizes).astype(np.int64), spare)
