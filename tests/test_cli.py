@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -404,11 +405,62 @@ class TestTrainOnAFile:
         assert "every column is to be left out" in failure(*arguments, *every)
         assert not list(Path("runs").iterdir())
 
+    def test_the_labels_are_never_among_the_columns_to_leave_out(self, trained):
+        arguments = ["train", trained / "animals.csv", "--label-column", "animal", "--drop", "animal"]
+        assert "'animal' holds the labels, so it cannot be left out" in failure(*arguments)
+
+    def test_codes_that_read_as_numbers_in_one_file_stay_codes(self, tmp_path):
+        codes = ["001", "002", "X01"] * 20
+        frame = pd.DataFrame({"code": codes, "n": np.arange(60) % 7, "label": ["a", "b", "c"] * 20})
+        frame.to_csv("codes.csv", index=False)
+        call("train", "codes.csv", "--label-column", "label", "--epochs", 2, "--no-baseline", "--out", "run")
+        numbers = frame[frame["code"] != "X01"].drop(columns="label")
+        for name, rows in (("whole", frame.drop(columns="label")), ("numbers", numbers)):
+            rows.to_csv(f"{name}.csv", index=False)
+            call("predict", "run", f"{name}.csv", "--out", f"{name}-out.csv")
+        whole, part = (pd.read_csv(f"{name}-out.csv") for name in ("whole", "numbers"))
+        pd.testing.assert_frame_equal(part, whole[frame["code"] != "X01"].reset_index(drop=True), atol=2e-6)
+        frame[frame["code"] != "X01"].to_csv("labelled.csv", index=False)
+        right = (whole["prediction"] == frame["label"])[frame["code"] != "X01"].mean()
+        shown = call("evaluate", "run", "labelled.csv").stdout
+        assert f"test error {100 * (1 - right):.2f} %" in shown
+
+    def test_whole_numbers_that_are_taken_for_amounts_are_said_to_be(self, tmp_path):
+        frame = pd.DataFrame({"a": np.arange(40.0), "y": [*range(12), *[np.nan] * 28]})
+        frame.to_csv("few.csv", index=False)
+        arguments = ["train", "few.csv", "--label-column", "y", "--epochs", 1, "--no-baseline"]
+        hint = "if they are classes, say --task classification"
+        assert hint in call(*arguments).stderr
+        assert hint not in call(*arguments, "--task", "regression").stderr
+
+    def test_an_interrupted_comparison_leaves_the_finished_ladder(self, trained, tmp_path):
+        arguments = ["train", trained / "animals.csv", "--label-column", "animal", "--epochs", 600, "--out", "run"]
+        command = [sys.executable, "-m", "laddernet", *map(str, arguments)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            said = ""
+            for line in process.stderr:
+                said += line
+                if line.startswith("supervised only: epoch"):
+                    process.send_signal(signal.SIGINT)
+                    break
+            said += process.stderr.read()
+        assert process.returncode == 130
+        assert "the ladder was trained before and is in run" in said
+        run = load_run(tmp_path / "run")
+        assert set(run.metrics) == {"test_error", "seconds"}
+        assert run.model.n_iter_ == 600
+
     def test_balanced_is_of_classes(self, trained, tmp_path):
         arguments = ["--epochs", 1, "--no-baseline", "--balanced", "--out", "run"]
         call("train", trained / "animals.csv", "--label-column", "animal", *arguments)
         assert load_run(tmp_path / "run").model.class_weight == "balanced"
-        arguments[-1] = "other"
+        arguments = ["--epochs", 1, "--balanced", "--out", "other", "--json"]
+        result = call("train", trained / "animals.csv", "--label-column", "animal", *arguments)
+        last = json.loads(result.stdout.splitlines()[-1])
+        assert last["constant_test_balanced_error"] == 66.6667
+        assert {"test_balanced_error", "baseline_test_balanced_error", "linear_test_balanced_error"} < set(last)
+        assert "balanced error" in " ".join(result.stdout.split())
+        arguments[-2] = "third"
         text = failure("train", trained / "prices.csv", "--label-column", "price", *arguments)
         assert "class_weight has no meaning in regression" in text
 

@@ -543,6 +543,23 @@ def test_partial_fit_from_the_start_with_labels_that_come_later():
     assert len(model._past.labeled.y) == 60
 
 
+def test_partial_fit_remembers_rows_that_are_alike():
+    X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])[np.arange(40) % 4]
+    y = (np.arange(40) % 5 == 0).astype(int)
+    model = small(max_epochs=2).fit(X, y)
+    model.partial_fit(X[:7] + 5)
+    assert (len(model._past.labeled.y), model._past.labeled.y.sum()) == (40, 8)
+    model.partial_fit(X[:4], [1, 1, 1, 1])  # all that were known before have new labels
+    assert model._past.labeled.y.tolist() == [1] * 4
+
+
+def test_warm_start_keeps_the_weights_of_columns():
+    model = small(max_epochs=2, column_weights=[1, 1, 0.5, 1], warm_start=True).fit(IRIS_X, IRIS_Y)
+    model.fit(IRIS_X, IRIS_Y)
+    with pytest.raises(ValueError, match="other column_weights"):
+        model.set_params(column_weights=[1, 1, 1, 1]).fit(IRIS_X, IRIS_Y)
+
+
 def test_partial_fit_with_one_row_and_with_a_label_that_changes():
     model = small(max_epochs=3).fit(IRIS_X, few(IRIS_Y))
     before = model.predict_proba(IRIS_X)

@@ -256,6 +256,10 @@ def rows(count=6):
 LABELS = torch.tensor([0, 1, 0, 1, 0, 1])
 
 
+def test_noise_may_be_an_array():
+    assert simple(noise_std=np.array([0.3, 0.0, 0.2])).noise_std == (0.3, 0.0, 0.2)
+
+
 def test_corruption_is_called_once_a_noisy_stream_and_layer_with_its_own_deviation():
     calls = []
     generator = torch.Generator().manual_seed(3)

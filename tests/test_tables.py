@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import accuracy_score, r2_score, root_mean_squared_error
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score, root_mean_squared_error
 
 from laddernet import DataError, LadderClassifier, LadderRegressor
 from laddernet.tables import (
@@ -200,7 +200,24 @@ class TestScore:
         assert 0 < expected < 100
         assert score(model, x, truth) == {"test_error": pytest.approx(expected, abs=1e-4)}
         one = np.array(["a class that is longer than any other"] * 60)
-        assert score(model, x, one) == {"test_error": 100.0}
+        with pytest.warns(UserWarning, match="classes that training had not, 'a class that is longer than any other'"):
+            assert score(model, x, one) == {"test_error": 100.0}
+
+    def test_a_class_is_the_same_however_it_is_read(self):
+        rng = np.random.default_rng(0)
+        x, truth = rng.normal(size=(60, 3)), np.arange(60) % 3
+        expected = score(LadderClassifier(**SMALL).fit(x, truth), x, truth)
+        for known, tested in ((truth.astype(str), truth), (truth, truth.astype(str)), (truth.astype(float), truth)):
+            model = LadderClassifier(**SMALL).fit(x, known)
+            assert score(model, x, tested) == expected
+            assert score(model, x, tested.astype(object)) == expected
+
+    def test_with_class_weights_the_balanced_error_too(self):
+        rng = np.random.default_rng(0)
+        x, truth = rng.normal(size=(60, 3)), np.array(["a"] * 50 + ["b"] * 10)
+        model = LadderClassifier(**SMALL, class_weight="balanced").fit(x, truth)
+        wrong = 100 * (1 - balanced_accuracy_score(truth, model.predict(x)))
+        assert score(model, x, truth)["test_balanced_error"] == pytest.approx(wrong, abs=1e-4)
 
     def test_regression(self):
         rng = np.random.default_rng(0)
@@ -218,12 +235,17 @@ class TestScore:
         known = prepared.y_train[prepared.labeled].tolist()
         most = max(sorted(set(known)), key=known.count)
         wrong = 100 * np.mean([kind != most for kind in prepared.y_test])
-        assert constant_score(prepared) == {"test_error": pytest.approx(wrong, abs=1e-4)}
+        model = prepared.estimator(**SMALL).fit(prepared.x_train, prepared.y_train)
+        assert constant_score(prepared, model) == {"test_error": pytest.approx(wrong, abs=1e-4)}
+        model.class_weight = "balanced"
+        rest = 100 * (1 - 1 / len(CLASSES))
+        assert constant_score(prepared, model)["test_balanced_error"] == pytest.approx(rest, abs=1e-4)
         frame = table(90).assign(kind=lambda rows: rows["size"] * 100 + 0.5)
         prepared = prepare(write(frame), of_kind(labels=20))
         truth = prepared.y_test.astype(float)
         off = np.sqrt(np.mean((truth - prepared.y_train[prepared.labeled].astype(float).mean()) ** 2))
-        assert constant_score(prepared)["test_rmse"] == pytest.approx(off)
+        model = prepared.estimator(**SMALL).fit(prepared.x_train, prepared.y_train)
+        assert constant_score(prepared, model)["test_rmse"] == pytest.approx(off)
 
     def test_the_linear_model_learns_from_the_labelled_rows_alone(self, write):
         prepared = prepare(write(table(90)), of_kind(labels=9))

@@ -282,7 +282,15 @@ def _train_on_file(
     from laddernet.checkpoints import check_free, save_run
     from laddernet.progress import progress
     from laddernet.reproduce import fit_whole
-    from laddernet.tables import constant_score, linear_score, prepare, read_settings, score, settings_for
+    from laddernet.tables import (
+        constant_score,
+        linear_score,
+        looks_like_classes,
+        prepare,
+        read_settings,
+        score,
+        settings_for,
+    )
 
     check_free(out or _new_folder(usual), overwrite=overwrite)
     chosen = read_settings(settings) if settings is not None else {}
@@ -290,6 +298,8 @@ def _train_on_file(
     chosen = settings_for(prepared, chosen | given)
     known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
     _describe_rows(path, prepared, options.seed)
+    if options.task is None and prepared.task == "regression" and looks_like_classes(prepared):
+        _say("the labels are taken for amounts; if they are classes, say --task classification.")
     if tested == 0:
         _say("there are no test rows, so no error is measured; ask for some with --test-fraction or --test.")
 
@@ -303,23 +313,6 @@ def _train_on_file(
         outcomes[name] = (score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds)
         return model
 
-    variant = chosen.get("variant", "full")
-    model = fit(f"ladder ({variant})", path.name)
-    (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
-    if baseline and tested:
-        if variant != "baseline":
-            zero = {"denoising_weights": "auto"}
-            fit("supervised only", "supervised only", variant="baseline", **zero)
-            compared |= {f"baseline_{name}": value for name, value in outcomes["supervised only"][0].items()}
-        started = time.perf_counter()
-        linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
-        outcomes[linear] = (linear_score(prepared, model), time.perf_counter() - started)
-        compared |= {f"linear_{name}": value for name, value in outcomes[linear][0].items()}
-        constant = "the most common class" if prepared.task == "classification" else "the mean label"
-        outcomes[constant] = (constant_score(prepared), 0.0)
-        compared |= {f"constant_{name}": value for name, value in outcomes[constant][0].items()}
-    if tested:
-        Console().print(_outcome_table(tested, outcomes))
     folder = out or _new_folder(usual)
     training = {
         "file": path.name,
@@ -330,16 +323,37 @@ def _train_on_file(
         "test_rows": tested,
         "seed": options.seed,
     }
-    save_run(
-        folder,
-        model,
-        training=training,
-        metrics=metrics | {"seconds": round(seconds, 2)} | compared,
-        preparation=prepared.preparation,
-        overwrite=overwrite,
-    )
+
+    def save(measured: dict[str, float], *, overwrite: bool) -> None:
+        preparation = prepared.preparation
+        save_run(folder, model, training=training, metrics=measured, preparation=preparation, overwrite=overwrite)
+
+    variant = chosen.get("variant", "full")
+    model = fit(f"ladder ({variant})", path.name)
+    (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
+    metrics = metrics | {"seconds": round(seconds, 2)}
+    save(metrics, overwrite=overwrite)
+    try:
+        if baseline and tested:
+            if variant != "baseline":
+                zero = {"denoising_weights": "auto"}
+                fit("supervised only", "supervised only", variant="baseline", **zero)
+                compared |= {f"baseline_{name}": value for name, value in outcomes["supervised only"][0].items()}
+            started = time.perf_counter()
+            linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
+            outcomes[linear] = (linear_score(prepared, model), time.perf_counter() - started)
+            compared |= {f"linear_{name}": value for name, value in outcomes[linear][0].items()}
+            constant = "the most common class" if prepared.task == "classification" else "the mean label"
+            outcomes[constant] = (constant_score(prepared, model), 0.0)
+            compared |= {f"constant_{name}": value for name, value in outcomes[constant][0].items()}
+            save(metrics | compared, overwrite=True)
+    except BaseException:
+        _say(f"the ladder was trained before and is in {folder}; its comparison with other models was not finished.")
+        raise
+    if tested:
+        Console().print(_outcome_table(tested, outcomes))
     typer.echo(f"run written to {folder}; now: laddernet predict {shlex.quote(str(folder))} FILE")
-    return training | metrics | compared | {"epochs": model.n_iter_, "seconds": round(seconds, 2), "run": str(folder)}
+    return training | metrics | compared | {"epochs": model.n_iter_, "run": str(folder)}
 
 
 @app.command()
@@ -359,7 +373,8 @@ def predict(
     check_writable(out, overwrite=overwrite)
     loaded = load_run(run)
     label = label_in(file, loaded.training.get("label"))
-    rows = read_rows(file, label_column=label, labels_required=False)
+    text = [] if loaded.preparation is None else loaded.preparation.text_columns
+    rows = read_rows(file, label_column=label, labels_required=False, text_columns=text)
     x = rows.x if loaded.preparation is None else loaded.preparation.apply(rows.x)
     if hasattr(loaded.model, "classes_"):
         probabilities = loaded.model.predict_proba(x)
@@ -508,22 +523,27 @@ def _outcome_table(tested: int, outcomes: dict[str, tuple[dict[str, float], floa
     table.add_column("model")
     metrics = list(next(iter(outcomes.values()))[0])
     for metric in metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
+        table.add_column(_metric_name(metric), justify="right")
     if counted := "test_error" in metrics:
         table.add_column(f"wrong of {tested:,}", justify="right")
     table.add_column("seconds", justify="right")
     for model, (measured, seconds) in outcomes.items():
-        cells = [
-            _describe_metric(metric, measured[metric]).removeprefix(f"{metric.replace('_', ' ')} ")
-            for metric in metrics
-        ]
+        cells = [_metric_value(metric, measured[metric]) for metric in metrics]
         cells += [f"{round(measured['test_error'] / 100 * tested):,}"] if counted else []
         table.add_row(model, *cells, f"{seconds:.1f}")
     return table
 
 
 def _describe_metric(name: str, value: float) -> str:
-    return f"{name.replace('_', ' ')} " + (f"{value:.2f} %" if name == "test_error" else f"{value:.4g}")
+    return f"{_metric_name(name)} {_metric_value(name, value)}"
+
+
+def _metric_name(name: str) -> str:
+    return name.removeprefix("test_" if name == "test_balanced_error" else "").replace("_", " ")
+
+
+def _metric_value(name: str, value: float) -> str:
+    return f"{value:.2f} %" if name.endswith("error") else f"{value:.4g}"
 
 
 @app.command()

@@ -73,10 +73,11 @@ class _Labeled(NamedTuple):
         if older is None:
             return self
         both = torch.cat([self.x, older.x])
-        _, positions = np.unique(both.cpu().numpy(), axis=0, return_index=True)
-        positions.sort()
+        _, kinds = np.unique(both.cpu().numpy(), axis=0, return_inverse=True)
+        again = np.isin(kinds, kinds[: len(self.y)])
+        again[: len(self.y)] = False
         y, weight = np.concatenate([self.y, older.y]), np.concatenate([self.weight, older.weight])
-        return _Labeled(both[torch.from_numpy(positions)], y[positions], weight[positions])
+        return _Labeled(both[torch.from_numpy(~again)], y[~again], weight[~again])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +233,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if previous is None:
             measured = rows[kept] if len(held_out) else rows
             self.scaling_ = Scaling.fit(measured, self.input_scaling, self.column_weights)
+        elif self.column_weights is not None and not np.array_equal(self.column_weights, self.scaling_.weight):
+            raise ValueError("warm_start goes on with the fitted scaling, and that has other column_weights.")
         x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(device)
         ladder = self._build_ladder(rows.shape[1], seed, device)
         if previous is not None:

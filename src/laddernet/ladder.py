@@ -6,7 +6,7 @@ rows (labelled, unlabelled-noisy, unlabelled-clean) are stacked for one matrix p
 own batch statistics. The equations are restated in docs/algorithm.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -468,7 +468,7 @@ def default_weights(variant: Variant, layers: int) -> tuple[float, ...]:
 
 
 def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float, ...]:
-    stds = (float(noise_std),) * (layers + 1) if not isinstance(noise_std, Sequence) else tuple(noise_std)
+    stds = tuple(noise_std) if isinstance(noise_std, Iterable) else (float(noise_std),) * (layers + 1)
     if len(stds) != layers + 1:
         raise ValueError(
             f"noise_std must be one number or {layers + 1} of them, one for the input and one for each of the "

@@ -6,6 +6,7 @@ hidden where that is asked for; in this order, so that nothing is learned from t
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laddernet.data.files import Rows, read_rows, tell_task
+from laddernet.data.files import MOST_CLASSES, Rows, read_rows, tell_task
 from laddernet.data.labels import Task, hide_labels, hold_out, labeled_rows
 from laddernet.errors import DataError
 from laddernet.estimators import LadderClassifier, LadderRegressor
@@ -106,6 +107,8 @@ def prepare(path: Path, options: FileOptions) -> Prepared:
     y, label = rows.y, rows.label
     assert y is not None
     assert label is not None
+    if label in options.drop:
+        raise DataError(f"{label!r} holds the labels, so it cannot be left out. It is never among the features.")
     task = options.task or tell_task(y[rows.labeled])
     _check_marks(path, rows, task)
     training, test = np.arange(len(y)), np.arange(0)
@@ -142,7 +145,8 @@ def read_labeled(
     DataError
         If the file cannot be used, or no row has a label.
     """
-    rows = read_rows(path, label_column=label_in(path, label_column))
+    text = [] if preparation is None else preparation.text_columns
+    rows = read_rows(path, label_column=label_in(path, label_column), text_columns=text)
     assert rows.y is not None
     _check_marks(path, rows, task)
     x = _take(rows.x, np.flatnonzero(rows.labeled))
@@ -155,37 +159,57 @@ def label_in(path: Path, label: str | None) -> str | None:
     return None if suffix == ".npy" or (suffix == ".npz" and label == "y") else label
 
 
+def looks_like_classes(prepared: Prepared) -> bool:
+    """Whether the labels are few whole numbers, which can be classes even where they were taken for amounts."""
+    distinct = np.unique(prepared.y_train[prepared.labeled].astype(np.float64))
+    return len(distinct) <= MOST_CLASSES and bool((distinct % 1 == 0).all())
+
+
 def score(model: Model, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
     """Measure a model on labelled rows.
 
     Returns
     -------
     dict
-        Of a classifier ``test_error``, in percent of the rows; of a regressor ``test_rmse`` (root mean square error,
-        in the target's units) and, of two rows or more, ``test_r2`` (coefficient of determination).
+        Of a classifier ``test_error``, in percent of the rows, and with class weights ``test_balanced_error``, the mean
+        over the classes of each one's; of a regressor ``test_rmse`` (root mean square error, in the target's units)
+        and, of two rows or more, ``test_r2`` (coefficient of determination). Classes are told apart by how they are
+        written, so that 1, 1.0 and "1" are the same; one that the model does not know is named in a warning.
     """
-    return _measure(model.predict(x), y, classes=hasattr(model, "classes_"))
+    answers = model.predict(x)
+    if not isinstance(model, LadderClassifier):
+        return _measure_amounts(answers, y)
+    known = set(map(_written, model.classes_.tolist()))
+    if unknown := sorted(set(map(_written, y.tolist())) - known):
+        warnings.warn(
+            f"the test rows have classes that training had not, {', '.join(map(repr, unknown[:10]))}; all answers "
+            f"there are wrong. Training had {', '.join(map(repr, sorted(known)[:10]))}.",
+            stacklevel=2,
+        )
+    return _measure_classes(answers, y, balanced=model.class_weight is not None)
 
 
-def constant_score(prepared: Prepared) -> dict[str, float]:
-    """Measure what knows no columns: the most common class of the labelled training rows, or the mean of labels."""
+def constant_score(prepared: Prepared, model: Model) -> dict[str, float]:
+    """Measure, as `score` does `model`, the most common class of the labelled training rows, or their mean."""
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
-    classes = prepared.task == "classification"
-    y = np.array(prepared.y_train[prepared.labeled].tolist())
-    constant = (DummyClassifier() if classes else DummyRegressor()).fit(prepared.x_train[prepared.labeled], y)
-    return _measure(constant.predict(prepared.x_test), prepared.y_test, classes=classes)
+    constant = DummyClassifier() if prepared.task == "classification" else DummyRegressor()
+    constant.fit(prepared.x_train[prepared.labeled], np.array(prepared.y_train[prepared.labeled].tolist()))
+    return _measure_like(model, constant.predict(prepared.x_test), prepared.y_test)
 
 
 def linear_score(prepared: Prepared, model: Model) -> dict[str, float]:
-    """Measure scikit-learn's linear model, trained on the labelled rows alone, as scaled for `model`."""
+    """Measure scikit-learn's linear model, trained on the labelled rows alone, scaled and weighed as for `model`."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
     known = prepared.labeled
     x, x_test = (model.scaling_.apply(rows, np.float64) for rows in (prepared.x_train[known], prepared.x_test))
     y = np.array(prepared.y_train[known].tolist())
-    linear = LogisticRegression(max_iter=5000) if prepared.task == "classification" else Ridge()
-    return _measure(linear.fit(x, y).predict(x_test), prepared.y_test, classes=prepared.task == "classification")
+    if isinstance(model, LadderClassifier):
+        linear = LogisticRegression(max_iter=5000, class_weight=model.class_weight)
+    else:
+        linear = Ridge()
+    return _measure_like(model, linear.fit(x, y).predict(x_test), prepared.y_test)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -240,10 +264,28 @@ def settings_for(prepared: Prepared, given: Mapping[str, Any]) -> dict[str, Any]
     return dict(given)
 
 
-def _measure(answers: NDArray[Any], y: NDArray[Any], *, classes: bool) -> dict[str, float]:
-    if classes:
-        wrong = [answer != truth for answer, truth in zip(answers.tolist(), y.tolist(), strict=True)]
-        return {"test_error": round(100 * float(np.mean(wrong)), 4)}
+def _measure_like(model: Model, answers: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
+    if isinstance(model, LadderClassifier):
+        return _measure_classes(answers, y, balanced=model.class_weight is not None)
+    return _measure_amounts(answers, y)
+
+
+def _written(label: Any) -> str:
+    """How a class is written: a whole float as an integer."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+
+
+def _measure_classes(answers: NDArray[Any], y: NDArray[Any], *, balanced: bool) -> dict[str, float]:
+    truth = np.array(list(map(_written, y.tolist())))
+    wrong = np.array(list(map(_written, answers.tolist()))) != truth
+    measured = {"test_error": round(100 * float(wrong.mean()), 4)}
+    if balanced:
+        each = [float(wrong[truth == label].mean()) for label in np.unique(truth)]
+        measured["test_balanced_error"] = round(100 * float(np.mean(each)), 4)
+    return measured
+
+
+def _measure_amounts(answers: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
     from sklearn.metrics import r2_score, root_mean_squared_error
 
     truth = y.astype(np.float64)
