@@ -1,7 +1,8 @@
 """Small tables with 3, 5 and 10 labels a class: the ladder with its defaults beside what scikit-learn has.
 
 Every method gets the same rows, scaled alike, and the same labels. Results go to results/small_tables.jsonl, one line
-for each table, number of labels, method and seed as it finishes; what is there already is not run again.
+for each table, number of labels, method and seed as it finishes (with --validation, to
+results/small_tables_validation.jsonl); what is there already is not run again.
 
     python benchmarks/small_tables.py                      # seeds 0-9, as reported
     python benchmarks/small_tables.py --validation         # seeds 100-109, as the defaults were chosen
@@ -140,12 +141,13 @@ def run(trial: Trial, validation: bool, settings: dict[str, Any]) -> dict[str, A
 
 def run_all(trials: list[Trial], out: Path, *, validation: bool, settings: dict[str, Any], workers: int) -> None:
     """Run what `out` does not hold yet, appending each result as it finishes."""
-    done = {Trial(**{name: e[name] for name in Trial.__annotations__}) for e in read(out)}
+    same = [entry for entry in read(out) if entry.get("settings", {}) == settings]
+    done = {Trial(**{name: entry[name] for name in Trial.__annotations__}) for entry in same}
     todo = [trial for trial in trials if trial not in done]
     with ProcessPoolExecutor(workers) as pool:
         futures = [pool.submit(run, trial, validation, settings) for trial in todo]
         for number, future in enumerate(as_completed(futures), start=1):
-            entry = future.result()
+            entry = future.result() | ({"settings": settings} if settings else {})
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             print(f"{number}/{len(todo)}", *entry.values(), flush=True)
@@ -242,10 +244,12 @@ def main() -> None:
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--settings", type=json.loads, default={}, help="arguments of LadderClassifier, as JSON")
-    parser.add_argument("--out", type=Path, default=Path("results/small_tables.jsonl"))
+    parser.add_argument("--out", type=Path, help="[default: see above]")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="write the table and plot of docs/tables.md")
     arguments = parser.parse_args()
+    kind = "_validation" if arguments.validation else ""
+    arguments.out = arguments.out or Path(f"results/small_tables{kind}.jsonl")
     if arguments.report:
         report(read(arguments.out), Path("docs/tables.md"), Path("docs/tables.svg"))
         return
