@@ -176,17 +176,15 @@ def score(model: Model, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
         and, of two rows or more, ``test_r2`` (coefficient of determination). Classes are told apart by how they are
         written, so that 1, 1.0 and "1" are the same; one that the model does not know is named in a warning.
     """
-    answers = model.predict(x)
-    if not isinstance(model, LadderClassifier):
-        return _measure_amounts(answers, y)
-    known = set(map(_written, model.classes_.tolist()))
-    if unknown := sorted(set(map(_written, y.tolist())) - known):
-        warnings.warn(
-            f"the test rows have classes that training had not, {', '.join(map(repr, unknown[:10]))}; all answers "
-            f"there are wrong. Training had {', '.join(map(repr, sorted(known)[:10]))}.",
-            stacklevel=2,
-        )
-    return _measure_classes(answers, y, balanced=model.class_weight is not None)
+    if isinstance(model, LadderClassifier):
+        known = set(map(_written, model.classes_.tolist()))
+        if unknown := sorted(set(map(_written, y.tolist())) - known):
+            warnings.warn(
+                f"the test rows have classes that training had not, {', '.join(map(repr, unknown[:10]))}; all answers "
+                f"there are wrong. Training had {', '.join(map(repr, sorted(known)[:10]))}.",
+                stacklevel=2,
+            )
+    return _measure(model, model.predict(x), y)
 
 
 def constant_score(prepared: Prepared, model: Model) -> dict[str, float]:
@@ -195,7 +193,7 @@ def constant_score(prepared: Prepared, model: Model) -> dict[str, float]:
 
     constant = DummyClassifier() if prepared.task == "classification" else DummyRegressor()
     constant.fit(prepared.x_train[prepared.labeled], np.array(prepared.y_train[prepared.labeled].tolist()))
-    return _measure_like(model, constant.predict(prepared.x_test), prepared.y_test)
+    return _measure(model, constant.predict(prepared.x_test), prepared.y_test)
 
 
 def linear_score(prepared: Prepared, model: Model) -> dict[str, float]:
@@ -209,7 +207,7 @@ def linear_score(prepared: Prepared, model: Model) -> dict[str, float]:
         linear = LogisticRegression(max_iter=5000, class_weight=model.class_weight)
     else:
         linear = Ridge()
-    return _measure_like(model, linear.fit(x, y).predict(x_test), prepared.y_test)
+    return _measure(model, linear.fit(x, y).predict(x_test), prepared.y_test)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -264,33 +262,25 @@ def settings_for(prepared: Prepared, given: Mapping[str, Any]) -> dict[str, Any]
     return dict(given)
 
 
-def _measure_like(model: Model, answers: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
-    if isinstance(model, LadderClassifier):
-        return _measure_classes(answers, y, balanced=model.class_weight is not None)
-    return _measure_amounts(answers, y)
-
-
 def _written(label: Any) -> str:
     """How a class is written: a whole float as an integer."""
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
-def _measure_classes(answers: NDArray[Any], y: NDArray[Any], *, balanced: bool) -> dict[str, float]:
-    truth = np.array(list(map(_written, y.tolist())))
-    wrong = np.array(list(map(_written, answers.tolist()))) != truth
-    measured = {"test_error": round(100 * float(wrong.mean()), 4)}
-    if balanced:
-        each = [float(wrong[truth == label].mean()) for label in np.unique(truth)]
-        measured["test_balanced_error"] = round(100 * float(np.mean(each)), 4)
-    return measured
+def _measure(model: Model, answers: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
+    """Measure answers, of whatever model, as `score` does those of `model`."""
+    from sklearn.metrics import accuracy_score, r2_score, recall_score, root_mean_squared_error
 
-
-def _measure_amounts(answers: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
-    from sklearn.metrics import r2_score, root_mean_squared_error
-
-    truth = y.astype(np.float64)
-    measured = {"test_rmse": float(root_mean_squared_error(truth, answers))}
-    return measured | ({"test_r2": round(float(r2_score(truth, answers)), 4)} if len(truth) > 1 else {})
+    if isinstance(model, LadderClassifier):
+        truth, told = ([_written(label) for label in labels.tolist()] for labels in (y, answers))
+        measured = {"test_error": round(100 * (1 - float(accuracy_score(truth, told))), 4)}
+        if model.class_weight is not None:
+            right = recall_score(truth, told, labels=sorted(set(truth)), average="macro")
+            measured["test_balanced_error"] = round(100 * (1 - float(right)), 4)
+        return measured
+    amounts = y.astype(np.float64)
+    measured = {"test_rmse": float(root_mean_squared_error(amounts, answers))}
+    return measured | ({"test_r2": round(float(r2_score(amounts, answers)), 4)} if len(amounts) > 1 else {})
 
 
 def _take(x: Any, rows: NDArray[np.int64]) -> Any:
