@@ -18,7 +18,10 @@ class GivenNoise:
         self.arrays = [torch.from_numpy(array) for array in arrays]
 
     def __call__(self, clean, std, generator):
-        return clean + self.arrays.pop(0)
+        return clean + self.draw(clean, std, generator)
+
+    def draw(self, like, std, generator):
+        return self.arrays.pop(0).clone()
 
 
 def parameters_of(ladder: Ladder) -> oracle.Parameters:
@@ -61,6 +64,7 @@ class Case:
         supervised_path="noisy",
         activation=nn.ReLU,
         seed=0,
+        fused=False,
     ):
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
@@ -77,6 +81,8 @@ class Case:
         with torch.no_grad():
             for parameter in self.ladder.parameters():
                 parameter += 0.3 * torch.from_numpy(rng.standard_normal(tuple(parameter.shape)))
+        if fused:
+            assert self.ladder.fuse()
         outputs = widths[-1]
         y = {
             "classification": np.arange(labeled) % outputs,

@@ -143,7 +143,7 @@ DAMAGES = {
     "nothing there": (shutil.rmtree, "is not a run folder: config.json cannot be read"),
     "config cut": (lambda run: (run / "config.json").write_text('{"format": 1,'), "config.json is damaged"),
     "config list": (lambda run: (run / "config.json").write_text("[]"), "does not hold a JSON object"),
-    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 2"),
+    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 3"),
     "unknown field": (lambda run: edit_config(run, surprise=1), "missing or unknown fields: surprise"),
     "estimator": (lambda run: edit_config(run, estimator="os.system"), "not a usable run.*os.system"),
     "argument": (lambda run: edit_config(run, parameters={"depth": 3}), "not a usable run.*depth"),

@@ -37,9 +37,10 @@ def ident(setting):
     return "-".join(str(getattr(value, "__name__", value)) for value in setting.values())
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["eager", "fused"])
 @pytest.mark.parametrize("setting", SETTINGS, ids=ident)
-def test_costs_agree_with_the_oracle(make_case, setting):
-    case = make_case(**setting)
+def test_costs_agree_with_the_oracle(make_case, setting, fused):
+    case = make_case(**setting, fused=fused)
     total, supervised, denoising = oracle.costs(case.parameters, case.problem)
     costs = case.costs()
     assert costs.total.item() == pytest.approx(total, rel=RELATIVE)
@@ -51,9 +52,10 @@ def test_costs_agree_with_the_oracle(make_case, setting):
             assert ours.item() == pytest.approx(theirs, rel=RELATIVE)
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["eager", "fused"])
 @pytest.mark.parametrize("setting", SETTINGS, ids=ident)
-def test_gradients_agree_with_the_oracle(make_case, setting):
-    case = make_case(**setting)
+def test_gradients_agree_with_the_oracle(make_case, setting, fused):
+    case = make_case(**setting, fused=fused)
     case.costs().total.backward()
     compared = 0
     for layer, section in enumerate(case.ladder.sections, start=1):

@@ -25,12 +25,12 @@ from laddernet import __version__
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.scaling import Scaling
-from laddernet.training import resolve_precision
+from laddernet.training import PRECISIONS
 
 if TYPE_CHECKING:
     from laddernet.preparation import Preparation
 
-FORMAT = 2
+FORMAT = 3
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
@@ -41,7 +41,7 @@ _UNUSABLE = (
 )  # fmt: skip
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
-    "preparation",
+    "precision", "preparation",
 }  # fmt: skip
 _PREPARATION = "preparation.skops"
 _LADDER = "ladder."
@@ -168,7 +168,9 @@ def load_run(folder: Path) -> Run:
     except _UNUSABLE as error:
         raise RunError(f"{folder} is not a usable run: {' '.join(str(error).split())}") from error
     model.n_iter_, model.interrupted_ = len(model.history_), False
-    model.precision_ = resolve_precision(model.precision)
+    if config["precision"] not in PRECISIONS:
+        raise RunError(f"{folder / 'config.json'} names an unknown precision: {config['precision']!r}.")
+    model.precision_ = config["precision"]
     preparation = _load_preparation(folder / _PREPARATION, model) if config["preparation"] else None
     metrics = _read(folder / "metrics.json")
     return Run(model=model, training=config["training"], metrics=metrics, preparation=preparation)
@@ -208,6 +210,7 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
     names = getattr(model, "feature_names_in_", None)
     return {
         "format": FORMAT,
+        "precision": model.precision_,
         "laddernet": __version__,
         "estimator": type(model).__name__,
         "parameters": parameters,

@@ -8,15 +8,18 @@ own batch statistics. The equations are restated in docs/algorithm.md.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from laddernet.combinators import COMBINATORS, CombinatorFactory
+from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
+from laddernet.fused import DecoderStep, EncoderLayer, decode, encode, library, normal, slope_of
+from laddernet.kernels import Library
 from laddernet.losses import TASKS
 from laddernet.noise import Corruption, gaussian
 from laddernet.normalization import Normalized, Statistics, batch_normalize, normalize
+from laddernet.products import product_weight
 from laddernet.rungs import DecoderLayer, Section, mirror, split
 
 RUNNING_WEIGHT = 0.01
@@ -138,6 +141,7 @@ class Ladder(nn.Module):
         self.supervised_path = supervised_path
         self.corruption: Corruption = gaussian if corruption is None else corruption
         self.generator = generator
+        self.fused = False
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         reached = [layer for layer, weight in enumerate(self.denoising_weights) if weight > 0]
         self._highest_target = max(reached, default=0)
@@ -195,30 +199,33 @@ class Ladder(nn.Module):
             self._check_rows("x_unlabeled", x_unlabeled)
         if weight is not None and weight.shape != (len(x_labeled),):
             raise ValueError(f"weight must have shape ({len(x_labeled)},), got {tuple(weight.shape)}.")
-        encoded = self._encode(x_labeled, x_unlabeled)
+        kernels = self._kernels(x_labeled)
+        encoded = self._encode(x_labeled, x_unlabeled, kernels)
         supervised = TASKS[self.task].cost(encoded.logits_labeled, y, weight)
-        denoising = self._decode(encoded, x_unlabeled)
+        denoising = self._decode(encoded, x_unlabeled, kernels)
         total = supervised
         for denoising_weight, cost in zip(self.denoising_weights, denoising, strict=True):
             if cost is not None:
-                total = total + denoising_weight * cost
+                total = torch.add(total, cost, alpha=denoising_weight)
         return Costs(total, supervised, denoising)
 
-    def _encode(self, x_labeled: Tensor, x_unlabeled: Tensor | None) -> _Encoded:
+    def _encode(self, x_labeled: Tensor, x_unlabeled: Tensor | None, kernels: Library | None) -> _Encoded:
         """Run the streams up; stacked they are labelled, unlabelled-noisy, unlabelled-clean."""
         noisy_supervision = self.supervised_path == "noisy"
-        streams = [self._corrupt(x_labeled, 0) if noisy_supervision else x_labeled]
+        streams = [self._corrupt(x_labeled, 0, kernels) if noisy_supervision else x_labeled]
         z_noisy: list[Tensor] = []
         clean: list[Normalized] = []
         if self.decoder:
             assert x_unlabeled is not None
-            z_noisy.append(self._corrupt(x_unlabeled, 0))
+            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels))
             streams.append(z_noisy[0])
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
         running_weight = self._count_step()
         sizes = [len(stream) for stream in streams]
         h = torch.cat(streams)
+        if kernels is not None and all(slope_of(section.activation) is not None for section in self._sections()):
+            return self._encode_fused(h, sizes, z_noisy, running_weight, kernels)
         for layer, section in enumerate(self._sections(), start=1):
             if layer == self._highest_target + 1 and self._has_clean_stream:  # no cost needs it above
                 del sizes[2]
@@ -239,10 +246,12 @@ class Ladder(nn.Module):
         logits = torch.split(h, sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
-    def _decode(self, encoded: _Encoded, x_clean: Tensor | None) -> tuple[Tensor | None, ...]:
+    def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Library | None) -> tuple[Tensor | None, ...]:
         """Run the decoder down the unlabelled rows; the denoising cost of each layer, layer 0 first."""
         costs: list[Tensor | None] = [None] * (len(self.sections) + 1)
         down = None if encoded.logits_noisy is None else TASKS[self.task].activate(encoded.logits_noisy)
+        if kernels is not None and self.decoder and all(_is_gaussian(decoder) for _, decoder in self._decoder_layers()):
+            return self._decode_fused(down, encoded, x_clean, kernels)
         for layer, decoder in self._decoder_layers():
             assert down is not None
             u = encoded.z_noisy[layer]
@@ -258,15 +267,95 @@ class Ladder(nn.Module):
             down = z_hat
         return tuple(costs)
 
-    def _count_step(self) -> Tensor:
+    def _count_step(self) -> float:
         """Weight of this batch in the running statistics: 1/steps at first, so that all weigh alike."""
         if self.training:
             self.steps += 1
-        return (1.0 / self.steps).clamp(min=RUNNING_WEIGHT)
+        return max(1.0 / max(int(self.steps), 1), RUNNING_WEIGHT)
 
-    def _corrupt(self, clean: Tensor, layer: int) -> Tensor:
+    def _corrupt(self, clean: Tensor, layer: int, kernels: Library | None = None) -> Tensor:
         std = self.noise_std[layer]
+        if kernels is not None and std > 0 and self.corruption is gaussian and clean.dtype == torch.float32:
+            return normal(kernels, *clean.shape, std=std, generator=self.generator).add_(clean)
         return self.corruption(clean, std, self.generator) if std > 0 else clean
+
+    # The same by compiled kernels.
+
+    def fuse(self) -> bool:
+        """Train with compiled kernels from now on; they are built where they are not there yet.
+
+        There are kernels for float32, float64 and, under autocast, bfloat16 products on the CPU, for encoders whose
+        activations are ReLU, leaky ReLU or none, and for decoders with the Gaussian combinator. Elsewhere, and with a
+        corruption that has no `draw`, torch's operations stay in use. Costs and gradients are the same but for
+        rounding; Gaussian noise in float32 is drawn by a kernel as well, which takes other numbers from the same
+        generator. `training.train` calls this where it pays.
+
+        Returns
+        -------
+        bool
+            Whether the kernels could be built, for the ladder's present type and autocast's.
+        """
+        self.fused = library(self._section(0).rung.beta) is not None
+        return self.fused
+
+    def _kernels(self, like: Tensor) -> Library | None:
+        return library(like) if self.fused and hasattr(self.corruption, "draw") else None
+
+    def _encode_fused(
+        self, h: Tensor, sizes: list[int], z_noisy: list[Tensor], running_weight: float, kernels: Library
+    ) -> _Encoded:
+        layers = []
+        for layer, section in enumerate(self._sections(), start=1):
+            if layer == self._highest_target + 1 and self._has_clean_stream:
+                sizes = sizes[:2]
+            slope, rung = slope_of(section.activation), section.rung
+            assert slope is not None
+            layers.append(
+                EncoderLayer(
+                    weight=product_weight(section.map),
+                    beta=rung.beta,
+                    gamma=rung.gamma,
+                    sizes=sizes,
+                    draw=partial(self._draw, layer, rung.beta, sizes, kernels),
+                    slope=slope,
+                    running=rung.statistics if self.training else None,
+                )
+            )
+        encoded = encode(kernels, h, layers, running_weight)
+        logits = torch.split(encoded.logits, sizes)
+        if not self.decoder:
+            return _Encoded(logits[0], None, z_noisy, [])
+        clean = encoded.last[: self._highest_target] if self._has_clean_stream else []
+        return _Encoded(logits[0], logits[1], [*z_noisy, *(z[1] for z in encoded.z)], clean)
+
+    def _draw(self, layer: int, beta: Tensor, sizes: list[int], kernels: Library) -> list[Tensor | None]:
+        """Noise for each stream, in tensors of their own; None for a clean one."""
+        std, features = self.noise_std[layer], len(beta)
+        noisy = [std > 0 and is_noisy for is_noisy in (self.supervised_path == "noisy", True, False)[: len(sizes)]]
+        drawn = [size if is_noisy else 0 for size, is_noisy in zip(sizes, noisy, strict=True)]
+        if self.corruption is not gaussian or beta.dtype != torch.float32:
+            draw = self.corruption.draw  # type: ignore[attr-defined]
+            return [draw(beta.new_empty(rows, features), std, self.generator) if rows else None for rows in drawn]
+        if not any(noisy):
+            return [None] * len(sizes)
+        noise = torch.split(normal(kernels, sum(drawn), features, std=std, generator=self.generator), drawn)
+        return [part if is_noisy else None for part, is_noisy in zip(noise, noisy, strict=True)]
+
+    def _decode_fused(
+        self, down: Tensor | None, encoded: _Encoded, x_clean: Tensor | None, kernels: Library
+    ) -> tuple[Tensor | None, ...]:
+        assert down is not None
+        nothing = (None, None, None)
+        steps = []
+        for layer, decoder in self._decoder_layers():
+            wanted = self.denoising_weights[layer] > 0
+            target = nothing if not wanted else (x_clean, None, None) if layer == 0 else encoded.clean[layer - 1]
+            weight = None if decoder.map is None else product_weight(decoder.map)
+            assert isinstance(decoder.combinator, Gaussian)
+            steps.append(DecoderStep(weight, decoder.combinator.a, encoded.z_noisy[layer], *target))
+        costs = decode(kernels, down, steps)
+        below = [None] * (len(self.sections) + 1 - len(costs))
+        return (*below, *reversed(costs))
 
     # After training: the clean path with stored statistics.
 
@@ -405,20 +494,23 @@ class Ladder(nn.Module):
         """
         return nn.Sequential(*[module for section in self._sections() for module in section.plain()]).eval()
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of units of each layer, the input first."""
+        return (_in_features(self._section(0).map), *(section.rung.features for section in self._sections()))
+
     # Typed access to the submodules, and checks.
 
     def _sections(self) -> list[Section]:
-        return [section for section in self.sections if isinstance(section, Section)]
+        return cast(list[Section], list(self.sections))
 
     def _section(self, index: int) -> Section:
-        section = self.sections[index]
-        assert isinstance(section, Section)
-        return section
+        return cast(Section, self.sections[index])
 
     def _decoder_layers(self) -> list[tuple[int, DecoderLayer]]:
         """The layers that a cost reaches, from the top down."""
-        layers = [(int(layer), module) for layer, module in self.decoder.items()]
-        return [(layer, module) for layer, module in reversed(layers) if isinstance(module, DecoderLayer)]
+        layers = [(int(layer), cast(DecoderLayer, module)) for layer, module in self.decoder.items()]
+        return layers[::-1]
 
     def _check_rows(self, name: str, x: Tensor, *, at_least: int = 2) -> None:
         features, parameter = _in_features(self._section(0).map), self._section(0).rung.beta
@@ -477,6 +569,10 @@ def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float,
     if not all(0 <= std < float("inf") for std in stds):
         raise ValueError(f"noise_std must be finite and not negative, got {noise_std}.")
     return tuple(float(std) for std in stds)
+
+
+def _is_gaussian(decoder: DecoderLayer) -> bool:
+    return type(decoder.combinator) is Gaussian
 
 
 def _in_features(map: nn.Module) -> int:

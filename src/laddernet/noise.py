@@ -3,6 +3,9 @@
 A corruption is any callable ``(clean, std, generator) -> corrupted``. A ladder calls it once for each noisy
 stream of rows at each layer whose ``std`` is above 0: at layer 0 on the input itself, above on the normalised
 pre-activations. The result has the shape of ``clean`` and gradients must flow through it to ``clean``.
+
+A corruption that only adds noise may have a method ``draw(like, std, generator)`` that returns the noise alone, in a
+tensor of its own; the fused kernels of `Ladder.fuse` work with those.
 """
 
 from typing import Protocol
@@ -19,23 +22,20 @@ class Corruption(Protocol):
         ...
 
 
-def gaussian(clean: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
-    """Add isotropic Gaussian noise: ``clean + std * N(0, I)``.
+class Gaussian:
+    """Isotropic Gaussian noise: ``clean + std * N(0, I)``. `gaussian` is one."""
 
-    Parameters
-    ----------
-    clean : Tensor of any shape
-    std : float
-        Standard deviation, in the units of `clean`.
-    generator : torch.Generator or None
-        Source of the noise, on clean's device; None is torch's default one.
+    def __call__(self, clean: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
+        """Return clean values of any shape with noise of that standard deviation added."""
+        noise = torch.empty_like(clean, requires_grad=False).normal_(generator=generator)
+        return torch.add(clean, noise, alpha=std)
 
-    Returns
-    -------
-    Tensor of clean's shape.
-    """
-    noise = torch.empty_like(clean, requires_grad=False).normal_(generator=generator)
-    return torch.add(clean, noise, alpha=std)
+    def draw(self, like: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
+        """Return the noise alone: a new tensor of that shape, the same numbers as a call draws."""
+        return torch.empty_like(like, requires_grad=False).normal_(std=std, generator=generator)
+
+
+gaussian = Gaussian()
 
 
 def masking(clean: Tensor, std: float, generator: torch.Generator | None) -> Tensor:

@@ -123,7 +123,7 @@ class Statistics(nn.Module):
         self.register_buffer("var", torch.ones(features))
 
     @torch.no_grad()
-    def update(self, batch: Normalized, weight: Tensor) -> None:
+    def update(self, batch: Normalized, weight: float) -> None:
         """Count one training batch into the running averages.
 
         The batch's variance is multiplied by n / (n - 1), since that of n rows about their own mean is too
@@ -133,7 +133,7 @@ class Statistics(nn.Module):
         ----------
         batch : Normalized
             What `batch_normalize` returned.
-        weight : Tensor, scalar in (0, 1]
+        weight : float in (0, 1]
             Weight of this batch against all before.
         """
         n = batch.z.numel() // batch.z.shape[1]

@@ -5,22 +5,31 @@ much as the product itself. `LinearMap` keeps every cast contiguous; on the MNIS
 a step. Elsewhere, and without autocast, it is `nn.Linear`.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
 class LinearMap(nn.Linear):
-    """A linear map without a bias that answers in float32 where autocast computes its product in bfloat16.
+    """A linear map without a bias that answers in its input's type where autocast computes its product in bfloat16.
 
     Its weight is not initialised, so that making one draws no random numbers: the maker fills it.
+
+    Attributes
+    ----------
+    low : Tensor of shape (out_features, in_features), or None
+        The weight in autocast's type, which the product then uses, and which gets the gradient in place of the weight;
+        see `low_precision_weights`.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
+        self.low: Tensor | None = None
 
     def reset_parameters(self) -> None:
         """Leave the weight as it is."""
@@ -28,20 +37,44 @@ class LinearMap(nn.Linear):
     def forward(self, h: Tensor) -> Tensor:
         """Map rows of shape (batch, in_features) to (batch, out_features)."""
         if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            product: Tensor = _LowPrecisionProduct.apply(h, self.weight)  # type: ignore[no-untyped-call]
+            product: Tensor = _LowPrecisionProduct.apply(h, product_weight(self))  # type: ignore[no-untyped-call]
             return product
         z_pre = functional.linear(h, self.weight)
         return z_pre.float() if z_pre.dtype in (torch.bfloat16, torch.float16) else z_pre
+
+
+def product_weight(map: nn.Module) -> Tensor:
+    """The weight that a `LinearMap`'s product uses: under autocast its copy in autocast's type, where there is one."""
+    assert isinstance(map, LinearMap)
+    return map.low if map.low is not None and torch.is_autocast_enabled("cpu") else map.weight
+
+
+@contextmanager
+def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[dict[nn.Parameter, Tensor]]:
+    """Give each `LinearMap` a copy of its weight in this type, while the context lasts.
+
+    The optimiser (see `optimizer.Adam`) keeps the copies up to date, so that no weight and no gradient is cast in a
+    step of its own.
+    """
+    maps = [module for module in network.modules() if isinstance(module, LinearMap)]
+    try:
+        for module in maps:
+            module.low = module.weight.detach().to(dtype).requires_grad_()
+        yield {cast(nn.Parameter, module.weight): module.low for module in maps if module.low is not None}
+    finally:
+        for module in maps:
+            module.low = None
 
 
 class _LowPrecisionProduct(torch.autograd.Function):
     """``h @ weight.T`` with inputs rounded to autocast's type, summed and returned in the input's own."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, h: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, h: Tensor, weight: Tensor) -> Tensor:
         low = torch.get_autocast_dtype("cpu")
         h_low, weight_low = h.to(low), weight.to(low)
         ctx.save_for_backward(h_low, weight_low)
+        ctx.dtypes = h.dtype, weight.dtype
         return (h_low @ weight_low.t()).to(h.dtype)
 
     @staticmethod
@@ -49,5 +82,6 @@ class _LowPrecisionProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         h_low, weight_low = ctx.saved_tensors
         grad_low = grad.to(h_low.dtype)
-        grad_h = (grad_low @ weight_low).to(grad.dtype) if ctx.needs_input_grad[0] else None
-        return grad_h, (grad_low.t() @ h_low).to(grad.dtype)
+        h_dtype, weight_dtype = ctx.dtypes
+        grad_h = (grad_low @ weight_low).to(h_dtype) if ctx.needs_input_grad[0] else None
+        return grad_h, (grad_low.t() @ h_low).to(weight_dtype)

@@ -135,8 +135,8 @@ def reproduce(
         "epochs": outcome.model.n_iter_,
         "precision": outcome.model.precision_,
         "commit": commit,
-        "versions": {"laddernet": __version__} | {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
-        "machine": _describe_machine(outcome.model.ladder_),
+        "versions": versions(),
+        "machine": describe_machine(outcome.model.ladder_),
     }
     entries = read_results(path, recipe)  # read again: another process may have added some
     if seed in {other["seed"] for other in entries}:
@@ -199,7 +199,13 @@ def _commit() -> str:
         return ""
 
 
-def _describe_machine(ladder: Ladder) -> str:
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    return {"laddernet": __version__} | {name: version(name) for name in ("torch", "numpy", "scikit-learn")}
+
+
+def describe_machine(ladder: Ladder) -> str:
+    """Return the GPU's name, or the processor's and the number of threads that training uses."""
     import torch
 
     device = ladder.steps.device

@@ -3,15 +3,19 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from laddernet.errors import TrainingError
+from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder
+from laddernet.optimizer import Adam
+from laddernet.products import low_precision_weights
 
 ONE_THREAD_PARAMETERS = 300_000
 """A ladder with fewer parameters trains on one CPU thread: a second one gains nothing (3 % slower for 64-250-250-10,
@@ -20,8 +24,17 @@ slower."""
 
 VALIDATION_ROWS = 10_000
 """Training rows, at most and evenly spaced, on which statistics are made exact before each validation."""
+COMPILED_WORK = 5e7
+"""Steps times rows of a batch times units of all layers from which a run with a decoder uses the compiled kernels. They
+save some 40 ns of each; building them, once on a machine, takes one to two seconds. Without a decoder it is ten times
+that. What decides is the run alone, and not whether they are there already, so that a run's result does not depend on
+an earlier one's."""
+
 LEAST_IMPROVEMENT = 1e-3
 """Share by which the held-out denoising cost must fall to count as progress."""
+
+Kernels = Literal["auto", "compiled", "torch"]
+KERNELS: tuple[Kernels, ...] = ("auto", "compiled", "torch")
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float64")
@@ -101,7 +114,10 @@ class TrainingConfig:
         Where the labelled rows are fewer than a batch, take each as often as fits into one, every time with its own
         noise. Not in the paper; see docs/tables.md.
     precision : {"auto", "float32", "bfloat16", "float64"}
-        Of the matrix products; all else stays in the ladder's own type. "auto" is float32.
+        Of the matrix products; all else stays in the ladder's own type. For "auto" see `resolve_precision`.
+    kernels : {"auto", "compiled", "torch"}
+        What does the element-wise work on the CPU: compiled kernels (see `Ladder.fuse`) or torch's operations. "auto"
+        compiles where the run is long enough to gain by it; see `COMPILED_WORK`.
     patience : int, optional
         Stop after that many epochs in which neither the validation error nor the held-out denoising cost has fallen,
         and go back to the best epoch's weights: that of the lowest error, and of those the one of the lowest
@@ -114,6 +130,7 @@ class TrainingConfig:
     decay_start: float = 2 / 3
     repeat_labels: bool = False
     precision: Precision = "auto"
+    kernels: Kernels = "auto"
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +145,8 @@ class TrainingConfig:
             raise ValueError(f"decay_start must be between 0 and 1, got {self.decay_start}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.kernels not in KERNELS:
+            raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, got {self.patience}.")
 
@@ -160,13 +179,39 @@ class LinearDecay:
 
 def cpu_threads(ladder: Ladder) -> int:
     """Return how many CPU threads `train` uses: torch's number, or one for a small ladder on the CPU."""
-    small = sum(parameter.numel() for parameter in ladder.parameters()) < ONE_THREAD_PARAMETERS
-    return 1 if small and ladder.steps.device.type == "cpu" else torch.get_num_threads()
+    return 1 if _is_small(ladder) and ladder.steps.device.type == "cpu" else torch.get_num_threads()
 
 
-def resolve_precision(precision: Precision) -> Precision:
-    """Return what "auto" stands for, float32; other precisions stand for themselves."""
-    return "float32" if precision == "auto" else precision
+def _is_small(ladder: Ladder) -> bool:
+    return sum(parameter.numel() for parameter in ladder.parameters()) < ONE_THREAD_PARAMETERS
+
+
+def resolve_precision(precision: Precision, ladder: Ladder) -> Precision:
+    """Return what "auto" stands for; other precisions stand for themselves.
+
+    It is bfloat16 for a float32 ladder on a CPU that multiplies bfloat16 natively and faster than float32, where the
+    ladder is large enough to gain by it, else float32. The results are as good; see docs/performance.md.
+    """
+    if precision != "auto":
+        return precision
+    gains = ladder.steps.device.type == "cpu" and not _is_small(ladder) and has_fast_bfloat16(cpu_capabilities())
+    return "bfloat16" if gains else "float32"
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """Return what torch knows of the processor: instruction sets by name, and its name; nothing on an older torch."""
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
+def has_fast_bfloat16(capabilities: Mapping[str, Any]) -> bool:
+    """Return whether bfloat16 products are faster than float32 ones: with AMX, or with AVX-512 BF16 but Intel's.
+
+    Intel's AVX-512 BF16 has half as many units as its float32 arithmetic: 21 ms for the products of a step of the
+    MNIST network, against 12 in float32. AMD's took half of float32's time.
+    """
+    vector = capabilities.get("avx512_bf16", False) and "Intel" not in str(capabilities.get("cpu_name", "Intel"))
+    return bool(capabilities.get("amx_bf16", False) or vector)
 
 
 def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -250,6 +295,7 @@ def train(
     if config.patience is not None and validate is None:
         raise ValueError("patience needs validate, the error that it waits for.")
     optimizer = optimizer or make_optimizer(ladder, config)
+    precision = resolve_precision(config.precision, ladder)
     per_epoch = steps_per_epoch(len(x), config.batch_size)
     decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
@@ -263,8 +309,11 @@ def train(
     best: _Best | None = None
     callback.on_train_begin(config.epochs, per_epoch)
     threads = torch.get_num_threads()
+    stack = ExitStack()
     try:
         torch.set_num_threads(cpu_threads(ladder))
+        compiled = uses_compiled_kernels(ladder, config, config.epochs * per_epoch)
+        stack.enter_context(_fused(ladder, optimizer, precision, compiled))
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             ladder.train()
@@ -273,7 +322,7 @@ def train(
                 labeled = next(labeled_batches).repeat(copies).to(x.device)
                 x_unlabeled = x[next(unlabeled_batches).to(x.device)] if ladder.decoder else None
                 row_weight = None if weight is None else weight[labeled]
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                     costs = ladder(x_labeled[labeled], y[labeled], x_unlabeled, weight=row_weight)
                 optimizer.zero_grad()
                 costs.total.backward()
@@ -300,6 +349,7 @@ def train(
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        stack.close()
         torch.set_num_threads(threads)
         callback.on_train_end()
     if best is not None:
@@ -313,7 +363,32 @@ def train(
 
 def make_optimizer(ladder: Ladder, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return the optimiser that `train` makes for a new run: Adam, in one fused update."""
-    return torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)
+    return Adam(ladder.parameters(), lr=config.learning_rate)
+
+
+def uses_compiled_kernels(ladder: Ladder, config: TrainingConfig, steps: int) -> bool:
+    """Return whether a run of that many steps uses the compiled kernels, where they can be built."""
+    if ladder.steps.device.type != "cpu" or config.kernels == "torch":
+        return False
+    work = steps * config.batch_size * sum(ladder.widths) / (1 if ladder.decoder else 10)
+    return config.kernels == "compiled" or ladder.fused or work >= COMPILED_WORK
+
+
+@contextmanager
+def _fused(ladder: Ladder, optimizer: torch.optim.Optimizer, precision: Precision, enabled: bool) -> Iterator[None]:
+    """Train with the compiled kernels, where they can be built, or without, while the context lasts."""
+    before = ladder.fused
+    with ExitStack() as stack:
+        stack.callback(setattr, ladder, "fused", before)
+        ladder.fused = False
+        low = precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            built = enabled and ladder.fuse()
+        kernels = load(torch.bfloat16 if low else torch.float32) if built else None
+        if kernels is not None and isinstance(optimizer, Adam):
+            copies = stack.enter_context(low_precision_weights(ladder, torch.bfloat16)) if low else {}
+            stack.enter_context(optimizer.compiled(kernels, copies))
+        yield
 
 
 @dataclass(frozen=True)

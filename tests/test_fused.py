@@ -1,0 +1,213 @@
+"""The fused kernels against torch's operations and the oracle; `test_ladder` checks the whole on both paths as well."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from laddernet.fused import normal, slope_of
+from laddernet.kernels import load
+from laddernet.ladder import VARIANTS, Ladder
+from laddernet.networks import mlp
+from laddernet.noise import masking
+
+
+class SharedNoise:
+    """Noise that depends on the shape alone, so that two ladders get the same."""
+
+    def __call__(self, clean, std, generator):
+        return clean + self.draw(clean, std, generator)
+
+    def draw(self, like, std, generator):
+        seed = like.shape[0] * 1000 + like.shape[1]
+        noise = torch.randn(like.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return (std * noise).to(like.dtype)
+
+
+def both(widths, rows, *, dtype=torch.float64, low=False, activation=nn.ReLU, seed=0, steps=1, **options):
+    """Costs, gradients and running statistics, with torch's operations and with the kernels."""
+    results = []
+    for fused in (False, True):
+        generator = torch.Generator().manual_seed(seed)
+        encoder = nn.Sequential(
+            *[activation() if isinstance(m, nn.ReLU) else m for m in mlp(widths, generator=generator)]
+        )
+        weights = options.get("denoising_weights", (10.0, *[1.0] * (len(widths) - 1)))
+        ladder = Ladder(
+            encoder, corruption=SharedNoise(), generator=generator, **options | {"denoising_weights": weights}
+        )
+        ladder.to(dtype)
+        with torch.no_grad():
+            for parameter in ladder.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(0.3 * noise.to(dtype))
+        x_labeled, x_unlabeled = (
+            torch.randn(count, widths[0], generator=generator, dtype=torch.float64).to(dtype) for count in rows
+        )
+        y = torch.arange(rows[0]) % widths[-1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            assert not fused or ladder.fuse()
+            for _ in range(steps):
+                ladder.zero_grad()
+                costs = ladder(x_labeled, y, x_unlabeled)
+                costs.total.backward()
+        parts = [costs.total, costs.supervised, *(cost for cost in costs.denoising if cost is not None)]
+        results.append((
+            torch.stack(parts).detach(),
+            {name: parameter.grad for name, parameter in ladder.named_parameters()},
+            dict(ladder.named_buffers()),
+        ))  # fmt: skip
+    return results
+
+
+def assert_same(results, **tolerance):
+    (costs, gradients, buffers), (fused_costs, fused_gradients, fused_buffers) = results
+    torch.testing.assert_close(fused_costs, costs, **tolerance)
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    scaled = {**tolerance, "atol": tolerance["atol"] * max(1.0, largest)}
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(fused_gradients[name], gradient, msg=lambda m, n=name: f"{n}: {m}", **scaled)
+    for name, buffer in buffers.items():
+        torch.testing.assert_close(fused_buffers[name], buffer, **tolerance)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    outputs=st.integers(2, 20),
+    rows=st.tuples(st.integers(5, 20), st.integers(5, 20)),  # statistics of two rows amplify rounding
+    variant=st.sampled_from(VARIANTS),
+    slope=st.sampled_from([nn.ReLU, nn.LeakyReLU, nn.Identity]),
+    seed=st.integers(0, 1000),
+)
+def test_any_network_costs_and_learns_the_same_as_with_torchs_operations(widths, outputs, rows, variant, slope, seed):
+    results = both([*widths, outputs], rows, variant=variant, activation=slope, seed=seed)
+    assert_same(results, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("supervised_path", ["noisy", "clean"])
+@pytest.mark.parametrize("weights", [(1.0, 0, 0, 0), (0, 2.0, 0, 0), (0, 0, 0, 3.0), (0.5, 0, 3.0, 0)])
+def test_layers_without_a_cost_are_left_out_alike(weights, supervised_path):
+    results = both([9, 20, 17, 4], (6, 8), denoising_weights=weights, supervised_path=supervised_path)
+    assert_same(results, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("noise_std", [0.0, (0.3, 0.0, 0.2, 0.0)])
+def test_layers_without_noise(noise_std):
+    assert_same(both([9, 20, 17, 4], (6, 8), noise_std=noise_std), rtol=1e-8, atol=1e-10)
+
+
+def test_running_statistics_follow_over_many_steps():
+    assert_same(both([9, 20, 4], (6, 8), steps=5), rtol=1e-8, atol=1e-10)
+
+
+def test_float32_is_the_same_but_for_rounding():
+    assert_same(both([40, 70, 33, 5], (50, 60), dtype=torch.float32), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_number_of_threads_gives_the_same_numbers(threads):
+    def costs(count):
+        torch.set_num_threads(count)
+        try:
+            return both([300, 200, 100, 5], (60, 60), dtype=torch.float32)[1]
+        finally:
+            torch.set_num_threads(1)
+
+    one, many = costs(1), costs(threads)
+    torch.testing.assert_close(one[0], many[0], rtol=1e-5, atol=1e-6)  # the matrix products may sum in other orders
+    for name, gradient in one[1].items():
+        torch.testing.assert_close(many[1][name], gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bfloat16_is_as_near_to_float32_as_torchs_own(variant):
+    exact = both([60, 50, 40, 5], (80, 90), dtype=torch.float32, variant=variant)[0]
+    eager, fused = both([60, 50, 40, 5], (80, 90), dtype=torch.float32, variant=variant, low=True)
+    for result in (eager, fused):
+        torch.testing.assert_close(result[0], exact[0], rtol=0.03, atol=0.01)
+    for name, gradient in exact[1].items():
+        far = [(result[1][name] - gradient).norm() / gradient.norm() for result in (eager, fused)]
+        assert far[1] < max(0.03, 1.5 * far[0]), name
+
+
+def test_gradients_reach_what_lies_before_the_ladder():
+    gradients = []
+    for fused in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        ladder = Ladder(mlp([6, 20, 3], generator=generator), corruption=SharedNoise(), generator=generator).double()
+        assert not fused or ladder.fuse()
+        before = nn.Linear(4, 6, dtype=torch.float64)
+        nn.init.normal_(before.weight, generator=generator)
+        rows = torch.randn(2, 9, 4, dtype=torch.float64, generator=generator)
+        nn.init.zeros_(before.bias)
+        ladder(before(rows[0]), torch.arange(9) % 3, before(rows[1])).total.backward()
+        gradients.append(before.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+def test_not_a_number_stays_one():
+    for low in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        ladder = Ladder(mlp([6, 20, 3], generator=generator), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            assert ladder.fuse()
+            x = torch.randn(9, 6)
+            x[2, 3] = torch.nan
+            costs = ladder(torch.randn(9, 6), torch.arange(9) % 3, x)
+        assert all(cost.isnan() for cost in costs.denoising)
+        assert not costs.supervised.isnan()
+
+
+@pytest.mark.parametrize("options", [{"combinator": "amlp"}, {"corruption": masking}, {"activation": nn.Tanh}])
+def test_what_has_no_kernel_runs_without(options):
+    costs = []
+    for fused in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        activation = options.get("activation", nn.ReLU)
+        encoder = nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 3))
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        others = {name: value for name, value in options.items() if name != "activation"}
+        ladder = Ladder(encoder, generator=generator, **{"corruption": SharedNoise(), **others})
+        assert not fused or ladder.fuse()
+        x = torch.rand(9, 6, generator=generator)
+        costs.append(ladder(x, torch.arange(9) % 3, x).total)
+    torch.testing.assert_close(*costs)
+
+
+def test_noise_goes_through_the_ladders_generator():
+    def cost(seed):
+        ladder = Ladder(mlp([6, 20, 3], generator=torch.Generator().manual_seed(0)))
+        ladder.generator = torch.Generator().manual_seed(seed)
+        assert ladder.fuse()
+        x = torch.ones(9, 6) * torch.arange(9).unsqueeze(1)
+        return [ladder(x, torch.arange(9) % 3, x).total.item() for _ in range(2)]
+
+    assert cost(1) == cost(1)
+    assert cost(1) != cost(2)
+    assert len(set(cost(1))) == 2
+
+
+def test_streams_get_noise_of_their_own():
+    library = load(torch.float32)
+    ladder = Ladder(mlp([6, 20, 3]), noise_std=0.5)
+    ladder.generator = torch.Generator().manual_seed(0)
+    beta = ladder.sections[0].rung.beta
+    labeled, unlabeled, clean = ladder._draw(1, beta, [400, 500, 500], library)
+    assert clean is None
+    assert (labeled.shape, unlabeled.shape) == ((400, 20), (500, 20))
+    for noise in (labeled, unlabeled):
+        assert noise.std().item() == pytest.approx(0.5, rel=0.03)
+    assert abs(np.corrcoef(labeled.flatten(), unlabeled[:400].flatten())[0, 1]) < 0.04
+    assert normal(library, 3, 4, std=0.0, generator=None).abs().max() == 0
+
+
+def test_slopes():
+    assert slope_of(nn.ReLU()) == 0
+    assert slope_of(nn.LeakyReLU(0.2)) == pytest.approx(0.2)
+    assert slope_of(nn.Identity()) == 1
+    assert slope_of(nn.Tanh()) is None
