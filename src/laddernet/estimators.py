@@ -35,6 +35,7 @@ from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
 from laddernet.ladder import Ladder, Variant, default_weights
 from laddernet.networks import mlp
 from laddernet.scaling import InputScaling, Scaling
+from laddernet.together import Labeled, train_together
 from laddernet.training import (
     Callback,
     EpochRecord,
@@ -78,6 +79,22 @@ class _Labeled(NamedTuple):
         again[: len(self.y)] = False
         y, weight = np.concatenate([self.y, older.y]), np.concatenate([self.weight, older.weight])
         return _Labeled(both[torch.from_numpy(~again)], y[~again], weight[~again])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What a training starts from, see `train`: all rows that it sees, scaled, and the labelled ones among them."""
+
+    ladder: Ladder
+    x: torch.Tensor
+    known: _Labeled
+    config: TrainingConfig
+    seed: int
+    validate: Callable[[Ladder], Validation] | None
+
+
+def _batch_generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +237,20 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return self
 
     def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, callback: Callback | None) -> None:
+        start = self._prepare(X, y, sample_weight)
+        self._train(
+            start.ladder,
+            start.x,
+            start.known,
+            start.config,
+            seed=start.seed,
+            validate=start.validate,
+            callback=callback,
+        )
+        self._keep(start)
+
+    def _prepare(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> "_Start":
+        """Check and read what `fit` is given, learn the scaling and the labels, and build the ladder."""
         previous: Ladder | None = getattr(self, "ladder_", None) if self.warm_start else None
         rows = self._check_rows(X, reset=previous is None, fewest=2)
         config = self._training_config(rows.shape[0])
@@ -253,19 +284,22 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             error = self._validation_error(output, labels[judged], row_weight)
             return Validation(error, _denoising_cost(ladder, known, x_held_out, seed) if self.early_stopping else None)
 
-        self._train(
-            ladder,
-            x[torch.from_numpy(kept)] if len(held_out) else x,
-            known,
-            config,
+        return _Start(
+            ladder=ladder,
+            x=x[torch.from_numpy(kept)] if len(held_out) else x,
+            known=known,
+            config=config,
             seed=seed,
             validate=validate if len(held_out) else None,
-            callback=callback,
         )
-        self.ladder_ = ladder
-        self._n_features_out = (rows.shape[1], *self._widths(rows.shape[1]))[-1]
-        self.precision_ = resolve_precision(self.precision, ladder)
-        self._past = _Past(labeled=known.first(MEMORY_ROWS), rows=len(kept))
+
+    def _keep(self, start: "_Start") -> None:
+        """Set what a fitted model has."""
+        features = start.x.shape[1]
+        self.ladder_ = start.ladder
+        self._n_features_out = (features, *self._widths(features))[-1]
+        self.precision_ = resolve_precision(self.precision, start.ladder)
+        self._past = _Past(labeled=start.known.first(MEMORY_ROWS), rows=len(start.x))
 
     def _train(
         self,
@@ -279,21 +313,16 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         **others: Any,
     ) -> None:
         """Call `train`, and set what it tells of the training."""
-        weight = known.weight * self._class_weights(known.y)
-        if not weight.any():
-            raise ValueError("the weights of all labelled rows are zero; at least one must count.")
-        relative = torch.from_numpy((weight / weight.mean()).astype(self._dtype)).to(x.device)
-        targets = torch.from_numpy(known.y).to(x.device)
         interrupted = False
         try:
             history = train(
                 ladder,
                 x,
                 known.x,
-                targets,
+                torch.from_numpy(known.y).to(x.device),
                 config,
-                generator=torch.Generator().manual_seed(seed + 1),
-                weight=None if (weight == weight[0]).all() else relative,
+                generator=_batch_generator(seed),
+                weight=self._relative_weights(known),
                 **others,
             )
         except TrainingInterrupted as interruption:
@@ -305,11 +334,23 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             )
         finally:
             ladder.generator = None  # its work is done, and not every generator can be pickled
-        for record in history:
-            record["epoch"] += len(earlier)
-        self.history_ = [*earlier, *history]
-        self.n_iter_ = len(self.history_)
+        self._record([*earlier, *history], len(earlier), interrupted=interrupted)
+
+    def _record(self, history: list[EpochRecord], earlier: int, *, interrupted: bool) -> None:
+        for record in history[earlier:]:
+            record["epoch"] += earlier
+        self.history_ = history
+        self.n_iter_ = len(history)
         self.interrupted_ = interrupted
+
+    def _relative_weights(self, known: "_Labeled") -> torch.Tensor | None:
+        """Factor of each labelled row, 1 on average; None where all are alike."""
+        weight = known.weight * self._class_weights(known.y)
+        if not weight.any():
+            raise ValueError("the weights of all labelled rows are zero; at least one must count.")
+        if (weight == weight[0]).all():
+            return None
+        return torch.from_numpy((weight / weight.mean()).astype(self._dtype)).to(known.x.device)
 
     def _partial_fit(self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None, classes: Any) -> Self:
         first = not hasattr(self, "ladder_")
@@ -879,3 +920,52 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
         labels, labeled = self._read_labels(y, fewest=2)
         weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
         return float(r2_score(self._numbers(labels[labeled]), self.predict(X)[labeled], sample_weight=weight))
+
+
+def fit_together(
+    models: Sequence[LadderClassifier], X: ArrayLike, labels: Sequence[ArrayLike], *, callback: Callback | None = None
+) -> None:
+    """Fit several classifiers on the same rows at once, as one batched network: seeds of one experiment.
+
+    On a GPU, where a single network of this size leaves most of it idle, ten take little longer than one.
+
+    Parameters
+    ----------
+    models : sequence of LadderClassifier
+        Alike but for `random_state`, without `validation_fraction` or `warm_start`.
+    X : array-like of shape (rows, features)
+    labels : sequence of array-like of shape (rows,)
+        For each model, as `fit` takes them; as many labelled rows in each.
+    callback : Callback, optional
+        Watches the training; its records are those of the first model.
+
+    Raises
+    ------
+    ValueError
+        If the models or labels do not fit together, or one of them cannot be used.
+    TrainingError
+        If a cost becomes infinite or NaN in one of them.
+    """
+    settings = [{**model.get_params(), "random_state": None} for model in models]
+    if any(other != settings[0] for other in settings) or len(labels) != len(models):
+        raise ValueError("models that are fitted together must be alike but for random_state, with labels for each.")
+    if settings[0]["validation_fraction"] or settings[0]["warm_start"]:
+        raise ValueError("models that are fitted together can have no validation_fraction and no warm_start.")
+    starts = [model._prepare(X, y, None) for model, y in zip(models, labels, strict=True)]
+    x = starts[0].x
+    labeled = [
+        Labeled(start.known.x, torch.from_numpy(start.known.y).to(x.device), model._relative_weights(start.known))
+        for model, start in zip(models, starts, strict=True)
+    ]
+    histories = train_together(
+        [start.ladder for start in starts],
+        x,
+        labeled,
+        starts[0].config,
+        generators=[_batch_generator(start.seed) for start in starts],
+        callback=callback,
+    )
+    for model, start, history in zip(models, starts, histories, strict=True):
+        start.ladder.generator = None
+        model._record(history, 0, interrupted=False)
+        model._keep(replace(start, x=x))

@@ -267,11 +267,11 @@ class Ladder(nn.Module):
             down = z_hat
         return tuple(costs)
 
-    def _count_step(self) -> float:
+    def _count_step(self) -> Tensor:
         """Weight of this batch in the running statistics: 1/steps at first, so that all weigh alike."""
         if self.training:
             self.steps += 1
-        return max(1.0 / max(int(self.steps), 1), RUNNING_WEIGHT)
+        return (1.0 / self.steps).clamp(min=RUNNING_WEIGHT)
 
     def _corrupt(self, clean: Tensor, layer: int, kernels: Library | None = None) -> Tensor:
         std = self.noise_std[layer]
@@ -302,7 +302,7 @@ class Ladder(nn.Module):
         return library(like) if self.fused and hasattr(self.corruption, "draw") else None
 
     def _encode_fused(
-        self, h: Tensor, sizes: list[int], z_noisy: list[Tensor], running_weight: float, kernels: Library
+        self, h: Tensor, sizes: list[int], z_noisy: list[Tensor], running_weight: Tensor, kernels: Library
     ) -> _Encoded:
         layers = []
         for layer, section in enumerate(self._sections(), start=1):
@@ -321,7 +321,7 @@ class Ladder(nn.Module):
                     running=rung.statistics if self.training else None,
                 )
             )
-        encoded = encode(kernels, h, layers, running_weight)
+        encoded = encode(kernels, h, layers, float(running_weight))
         logits = torch.split(encoded.logits, sizes)
         if not self.decoder:
             return _Encoded(logits[0], None, z_noisy, [])

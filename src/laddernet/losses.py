@@ -41,6 +41,10 @@ def _mean(cost: Tensor, weight: Tensor | None) -> Tensor:
     return (weight * per_row).mean()
 
 
+_NO_INDEX = -(2**63)
+"""In place of the one below 0 that torch would leave out of the cost without a word."""
+
+
 def cross_entropy(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over rows of ``-weight log softmax(logits)[y]``.
 
@@ -61,12 +65,14 @@ def cross_entropy(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Te
             f"y must be an int64 tensor of shape ({len(logits)},), one class index a labelled row, "
             f"got {y.dtype} of shape {tuple(y.shape)}."
         )
-    if y.device.type == "cpu" and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+    try:
+        cost = functional.cross_entropy(logits, y, reduction="none", ignore_index=_NO_INDEX)
+    except IndexError as error:
         raise ValueError(
             f"y must hold class indices in 0..{logits.shape[1] - 1}, got {int(y.min())}..{int(y.max())}. "
             "Rows without a label belong in x_unlabeled only."
-        )
-    return _mean(functional.cross_entropy(logits, y, reduction="none"), weight)
+        ) from error
+    return _mean(cost, weight)
 
 
 def _same_shape(output: Tensor, y: Tensor) -> Tensor:

@@ -74,11 +74,24 @@ class _BatchNormalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z_pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(z_pre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, mean, inverse_std = torch.native_batch_norm(z_pre, None, None, None, None, True, 0.0, EPSILON)
-        ctx.save_for_backward(z_pre, mean, inverse_std)
-        ctx.set_materialize_grads(False)
         return z, mean, inverse_std
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[1], output[2])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int], z_pre: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+        """Several networks' streams at once: their features side by side are those of one stream."""
+        together = z_pre.movedim(in_dims[0], 1)  # (batch, networks, features, ...)
+        shape = together.shape
+        z, mean, inverse_std = batch_normalize(together.flatten(1, 2))
+        return (z.view(shape), mean.view(shape[1:3]), inverse_std.view(shape[1:3])), (1, 0, 0)
 
     @staticmethod
     @once_differentiable
@@ -123,7 +136,7 @@ class Statistics(nn.Module):
         self.register_buffer("var", torch.ones(features))
 
     @torch.no_grad()
-    def update(self, batch: Normalized, weight: float) -> None:
+    def update(self, batch: Normalized, weight: Tensor) -> None:
         """Count one training batch into the running averages.
 
         The batch's variance is multiplied by n / (n - 1), since that of n rows about their own mean is too
@@ -133,7 +146,7 @@ class Statistics(nn.Module):
         ----------
         batch : Normalized
             What `batch_normalize` returned.
-        weight : float in (0, 1]
+        weight : Tensor, scalar in (0, 1]
             Weight of this batch against all before.
         """
         n = batch.z.numel() // batch.z.shape[1]

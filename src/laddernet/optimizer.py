@@ -17,7 +17,7 @@ class Adam(torch.optim.Adam):
 
     Parameters
     ----------
-    params : iterable of nn.Parameter
+    params : iterable of Tensor
     lr : float
 
     Attributes
@@ -38,7 +38,7 @@ class Adam(torch.optim.Adam):
     _present: Sequence[int] = ()
     _addresses: Sequence[Tensor] = ()
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
         super().__init__(params, lr=lr, fused=True)
 
     @contextmanager

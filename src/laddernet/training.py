@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -16,6 +16,7 @@ from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
+from laddernet.steps import Eager, Graphed, launch_size
 
 ONE_THREAD_PARAMETERS = 300_000
 """A ladder with fewer parameters trains on one CPU thread: a second one gains nothing (3 % slower for 64-250-250-10,
@@ -116,8 +117,8 @@ class TrainingConfig:
     precision : {"auto", "float32", "bfloat16", "float64"}
         Of the matrix products; all else stays in the ladder's own type. For "auto" see `resolve_precision`.
     kernels : {"auto", "compiled", "torch"}
-        What does the element-wise work on the CPU: compiled kernels (see `Ladder.fuse`) or torch's operations. "auto"
-        compiles where the run is long enough to gain by it; see `COMPILED_WORK`.
+        "torch" makes each step by torch's operations; "compiled" uses compiled kernels on the CPU (see `Ladder.fuse`)
+        and a CUDA graph on a GPU; "auto" does so where the run is long enough to gain by it (see `COMPILED_WORK`).
     patience : int, optional
         Stop after that many epochs in which neither the validation error nor the held-out denoising cost has fallen,
         and go back to the best epoch's weights: that of the lowest error, and of those the one of the lowest
@@ -237,6 +238,18 @@ def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[
             yield order[start : start + batch_size]
 
 
+def draw_batches(
+    labeled: int, unlabeled: int | None, config: TrainingConfig, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield each step's row numbers, endlessly: of labelled rows and, where there are any, of unlabelled ones."""
+    unlabeled_batches = None if unlabeled is None else batches(unlabeled, config.batch_size, generator)
+    labeled_batches = batches(labeled, config.batch_size, generator)
+    copies = max(config.batch_size // labeled, 1) if config.repeat_labels else 1
+    while True:
+        of_labeled = next(labeled_batches).repeat(copies)
+        yield (of_labeled,) if unlabeled_batches is None else (of_labeled, next(unlabeled_batches))
+
+
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     """Whole batches in one pass over the rows, at least one."""
     return max(rows // batch_size, 1)
@@ -295,13 +308,25 @@ def train(
     if config.patience is not None and validate is None:
         raise ValueError("patience needs validate, the error that it waits for.")
     optimizer = optimizer or make_optimizer(ladder, config)
-    precision = resolve_precision(config.precision, ladder)
     per_epoch = steps_per_epoch(len(x), config.batch_size)
     decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, decay)
-    unlabeled_batches = batches(len(x), config.batch_size, generator)
-    labeled_batches = batches(len(x_labeled), config.batch_size, generator)
-    copies = max(config.batch_size // len(x_labeled), 1) if config.repeat_labels else 1
+    drawn = draw_batches(len(x_labeled), len(x) if ladder.decoder else None, config, generator)
+    sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=x.dtype, device=x.device)
+
+    def step(rows: tuple[Tensor, ...]) -> None:
+        labeled, *unlabeled = rows
+        with autocast():
+            costs = ladder(
+                x_labeled[labeled],
+                y[labeled],
+                x[unlabeled[0]] if unlabeled else None,
+                weight=None if weight is None else weight[labeled],
+            )
+        optimizer.zero_grad()
+        costs.total.backward()
+        optimizer.step()
+        sums.add_(as_vector(costs).detach())
+
     callback = callback or Callback()
     interrupted = False
     measured = x[:: -(-len(x) // VALIDATION_ROWS)]
@@ -312,26 +337,23 @@ def train(
     stack = ExitStack()
     try:
         torch.set_num_threads(cpu_threads(ladder))
-        compiled = uses_compiled_kernels(ladder, config, config.epochs * per_epoch)
-        stack.enter_context(_fused(ladder, optimizer, precision, compiled))
+        context = step_context(ladder, optimizer, config, steps=config.epochs * per_epoch)
+        autocast = stack.enter_context(context)
+        graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch)
+        a_launch = launch_size(per_epoch) if graphed else 1
+        generators = [] if ladder.generator is None else [ladder.generator]
+        launch = Graphed(step, optimizer, x.device, generators) if graphed else Eager(step, optimizer, x.device)
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             ladder.train()
-            sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=x.dtype, device=x.device)
-            for _ in range(per_epoch):
-                labeled = next(labeled_batches).repeat(copies).to(x.device)
-                x_unlabeled = x[next(unlabeled_batches).to(x.device)] if ladder.decoder else None
-                row_weight = None if weight is None else weight[labeled]
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                    costs = ladder(x_labeled[labeled], y[labeled], x_unlabeled, weight=row_weight)
-                optimizer.zero_grad()
-                costs.total.backward()
-                learning_rate = float(optimizer.param_groups[0]["lr"])
-                optimizer.step()
-                schedule.step()
-                sums += _as_vector(costs)
-                callback.on_step_end()
-            record = _record(epoch, (sums / per_epoch).tolist(), learning_rate, ladder)
+            sums.zero_()
+            for first in range((epoch - 1) * per_epoch, epoch * per_epoch, a_launch):
+                rates = [config.learning_rate * decay(n) for n in range(first, first + a_launch)]
+                launch([next(drawn) for _ in rates], rates)
+                for _ in rates:
+                    callback.on_step_end()
+            learning_rate = float(optimizer.param_groups[0]["lr"])
+            record = record_of(epoch, (sums / per_epoch).tolist(), learning_rate, ladder)
             ladder.eval()
             if validate is not None:
                 ladder.calibrate(measured)
@@ -374,21 +396,31 @@ def uses_compiled_kernels(ladder: Ladder, config: TrainingConfig, steps: int) ->
     return config.kernels == "compiled" or ladder.fused or work >= COMPILED_WORK
 
 
+def uses_cuda_graph(device: torch.device, config: TrainingConfig, steps: int) -> bool:
+    """Return whether a run of that many steps is made in launches of a CUDA graph; capturing it takes a second."""
+    return device.type == "cuda" and config.kernels != "torch" and (config.kernels == "compiled" or steps >= 500)
+
+
 @contextmanager
-def _fused(ladder: Ladder, optimizer: torch.optim.Optimizer, precision: Precision, enabled: bool) -> Iterator[None]:
-    """Train with the compiled kernels, where they can be built, or without, while the context lasts."""
+def step_context(
+    ladder: Ladder, optimizer: torch.optim.Optimizer, config: TrainingConfig, *, steps: int
+) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Set a ladder and its optimiser up for the steps of a run of that length, while the context lasts.
+
+    Yields what the costs of each step are computed under: ``with autocast(): costs = ladder(...)``.
+    """
+    device, low = ladder.steps.device.type, resolve_precision(config.precision, ladder) == "bfloat16"
     before = ladder.fused
     with ExitStack() as stack:
         stack.callback(setattr, ladder, "fused", before)
-        ladder.fused = False
-        low = precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            built = enabled and ladder.fuse()
+        wanted, ladder.fused = uses_compiled_kernels(ladder, config, steps), False
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            built = wanted and ladder.fuse()
         kernels = load(torch.bfloat16 if low else torch.float32) if built else None
         if kernels is not None and isinstance(optimizer, Adam):
             copies = stack.enter_context(low_precision_weights(ladder, torch.bfloat16)) if low else {}
             stack.enter_context(optimizer.compiled(kernels, copies))
-        yield
+        yield lambda: torch.autocast(device, torch.bfloat16, enabled=low)
 
 
 @dataclass(frozen=True)
@@ -415,13 +447,21 @@ class _Best:
         return cls(best.error, best.denoising_cost, best.state, lowest, progress)
 
 
-def _as_vector(costs: Costs) -> Tensor:
+def as_vector(costs: Costs) -> Tensor:
+    """The total, the supervised and the denoising costs, 0 where there is none."""
     zero = torch.zeros_like(costs.total)
     parts = [costs.total, costs.supervised, *(zero if cost is None else cost for cost in costs.denoising)]
-    return torch.stack(parts).detach()
+    return torch.stack(parts)
 
 
-def _record(epoch: int, means: list[float], learning_rate: float, ladder: Ladder) -> EpochRecord:
+def record_of(epoch: int, means: list[float], learning_rate: float, ladder: Ladder) -> EpochRecord:
+    """Return an epoch's record from its mean costs (see `as_vector`); its seconds are still to be set.
+
+    Raises
+    ------
+    TrainingError
+        If a cost is infinite or NaN.
+    """
     cost, supervised_cost, *denoising = means
     if not all(map(math.isfinite, means)):
         broken = [f"layer {layer}" for layer, mean in enumerate(denoising) if not math.isfinite(mean)]

@@ -1,0 +1,209 @@
+"""Several ladders of one shape trained at once, as one batched network: the seeds of an experiment.
+
+Each ladder keeps its own weights, batches and noise, and learns what it would learn alone.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
+
+from laddernet.ladder import Ladder
+from laddernet.optimizer import Adam
+from laddernet.steps import Eager, Graphed, launch_size
+from laddernet.training import (
+    Callback,
+    EpochRecord,
+    LinearDecay,
+    TrainingConfig,
+    as_vector,
+    draw_batches,
+    record_of,
+    resolve_precision,
+    steps_per_epoch,
+    uses_cuda_graph,
+)
+
+
+class Labeled(NamedTuple):
+    """One ladder's labelled rows, of shape (rows, features), their labels, and a factor on each one's cost."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None = None
+
+
+class _GivenNoise:
+    """A corruption that adds prepared noise, in the order in which a ladder asks for it."""
+
+    def __init__(self) -> None:
+        self.noise: list[Tensor] = []
+
+    def __call__(self, clean: Tensor, std: float, generator: torch.Generator | None) -> Tensor:
+        return clean + self.noise.pop(0)
+
+
+def train_together(
+    ladders: Sequence[Ladder],
+    x: Tensor,
+    labeled: Sequence[Labeled],
+    config: TrainingConfig,
+    *,
+    generators: Sequence[torch.Generator],
+    callback: Callback | None = None,
+) -> list[list[EpochRecord]]:
+    """Train ladders in place and set their statistics to the exact ones, as `training.train` does for one.
+
+    Parameters
+    ----------
+    ladders : sequence of Ladder
+        Of one shape, with the same settings; each with a generator of its own, and a corruption that adds noise which
+        does not depend on what it is added to.
+    x : Tensor of shape (rows, features)
+        All training rows: the unlabelled stream of all. On the ladders' device.
+    labeled : sequence of Labeled
+        One a ladder, all of as many rows.
+    config : TrainingConfig
+        Without a patience.
+    generators : sequence of torch.Generator
+        On the CPU; each shuffles one ladder's streams.
+    callback : Callback, optional
+        Its records are those of the first ladder.
+
+    Returns
+    -------
+    list of list of EpochRecord
+        One list a ladder.
+
+    Raises
+    ------
+    TrainingError
+        If a cost becomes infinite or NaN in one of them.
+    ValueError
+        If there is a patience, the numbers do not agree, or not all have weights or none has.
+    """
+    counts = {len(rows.x) for rows in labeled}
+    if config.patience is not None:
+        raise ValueError("ladders that are trained together cannot stop early: patience must be None.")
+    if not len(ladders) == len(labeled) == len(generators) or len(counts) != 1:
+        raise ValueError("each ladder needs labelled rows, as many as the others, and a generator.")
+    weights = [rows.weight for rows in labeled if rows.weight is not None]
+    if len(weights) not in (0, len(labeled)):
+        raise ValueError("either all ladders have weights of their labelled rows, or none has.")
+    for ladder in ladders:
+        ladder.eval()  # running statistics would be of no use: the exact ones follow
+    parameters, buffers = stack_module_state(list(ladders))
+    base = copy.copy(ladders[0])
+    network = _Batched(base, parameters, buffers)
+    optimizer = Adam(list(parameters.values()), lr=0.0)
+    count, batch = counts.pop(), config.batch_size
+    offsets = torch.arange(len(ladders)).unsqueeze(1) * count
+    x_labeled, y = torch.cat([rows.x for rows in labeled]), torch.cat([rows.y for rows in labeled])
+    weight = torch.cat(weights) if weights else None
+    per_epoch = steps_per_epoch(len(x), batch)
+    decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
+    drawn = [draw_batches(count, len(x) if base.decoder else None, config, generator) for generator in generators]
+    layers = len(base.denoising_weights)
+    sums = torch.zeros(len(ladders), layers + 2, dtype=x.dtype, device=x.device)
+    low = resolve_precision(config.precision, base) == "bfloat16"
+
+    def step(rows: tuple[Tensor, ...]) -> None:
+        of_labeled, *of_unlabeled = rows
+        x_unlabeled = x[of_unlabeled[0]] if of_unlabeled else None
+        noise = _draw(ladders, of_labeled.shape[1], 0 if x_unlabeled is None else x_unlabeled.shape[1])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+            vectors = network(
+                x_labeled[of_labeled], y[of_labeled], x_unlabeled, None if weight is None else weight[of_labeled], noise
+            )
+        optimizer.zero_grad()
+        torch.autograd.backward(vectors[:, 0].sum())
+        optimizer.step()
+        sums.add_(vectors.detach())
+
+    graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch)
+    a_launch = launch_size(per_epoch) if graphed else 1
+    sources = [ladder.generator for ladder in ladders if ladder.generator is not None]
+    launch = Graphed(step, optimizer, x.device, sources) if graphed else Eager(step, optimizer, x.device)
+    callback = callback or Callback()
+    histories: list[list[EpochRecord]] = [[] for _ in ladders]
+    callback.on_train_begin(config.epochs, per_epoch)
+    try:
+        for epoch in range(1, config.epochs + 1):
+            started = time.perf_counter()
+            sums.zero_()
+            for first in range((epoch - 1) * per_epoch, epoch * per_epoch, a_launch):
+                rates = [config.learning_rate * decay(n) for n in range(first, first + a_launch)]
+                launch([_stacked([next(source) for source in drawn], offsets) for _ in rates], rates)
+                for _ in rates:
+                    callback.on_step_end()
+            learning_rate = float(optimizer.param_groups[0]["lr"])
+            for ladder, history, means in zip(ladders, histories, (sums / per_epoch).tolist(), strict=True):
+                history.append(record_of(epoch, means, learning_rate, ladder))
+                history[-1]["seconds"] = time.perf_counter() - started
+            callback.on_epoch_end(histories[0][-1])
+    finally:
+        callback.on_train_end()
+        with torch.no_grad():
+            for i, ladder in enumerate(ladders):
+                for name, parameter in ladder.named_parameters():
+                    parameter.copy_(parameters[name][i])
+    for ladder in ladders:
+        ladder.calibrate(x)
+    return histories
+
+
+class _Batched:
+    """The ladders' costs, all at once: one row each of the total, the supervised and the denoising ones."""
+
+    def __init__(self, base: Ladder, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
+        self._base, self._parameters, self._buffers = base, parameters, buffers
+        self._noise = base.corruption = _GivenNoise()
+        base.fused = False
+
+    def __call__(
+        self, x_labeled: Tensor, y: Tensor, x_unlabeled: Tensor | None, weight: Tensor | None, noise: list[Tensor]
+    ) -> Tensor:
+        def costs(
+            parameters: dict[str, Tensor],
+            buffers: dict[str, Tensor],
+            x_labeled: Tensor,
+            y: Tensor,
+            x_unlabeled: Tensor | None,
+            weight: Tensor | None,
+            noise: list[Tensor],
+        ) -> Tensor:
+            self._noise.noise = list(noise)
+            found = functional_call(
+                self._base, (parameters, buffers), (x_labeled, y, x_unlabeled), {"weight": weight}, strict=True
+            )
+            return as_vector(found)
+
+        given = (x_labeled, y, x_unlabeled, weight, noise)
+        dims = tuple(None if value is None else 0 for value in given)
+        result: Tensor = torch.vmap(costs, in_dims=(0, 0, *dims))(self._parameters, self._buffers, *given)
+        return result
+
+
+def _draw(ladders: Sequence[Ladder], labeled: int, unlabeled: int) -> list[Tensor]:
+    """Each ladder's noise, from its own generator in the order of a step of its own, stacked."""
+    drawn = []
+    for ladder in ladders:
+        streams = ([labeled] if ladder.supervised_path == "noisy" else []) + ([unlabeled] if ladder.decoder else [])
+        like = ladder.steps.new_empty((), dtype=next(ladder.parameters()).dtype)
+        drawn.append([
+            ladder.corruption(like.new_zeros(rows, width), std, ladder.generator)
+            for width, std in zip(ladder.widths, ladder.noise_std, strict=True)
+            if std > 0
+            for rows in streams
+        ])  # fmt: skip
+    return [torch.stack(parts) for parts in zip(*drawn, strict=True)]
+
+
+def _stacked(batches: Sequence[tuple[Tensor, ...]], offsets: Tensor) -> tuple[Tensor, ...]:
+    """One batch of each ladder, of shape (ladders, rows); labelled rows are numbered through all ladders' ones."""
+    of_labeled, *of_unlabeled = (torch.stack(rows) for rows in zip(*batches, strict=True))
+    return (of_labeled + offsets, *of_unlabeled)
