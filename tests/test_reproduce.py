@@ -3,15 +3,17 @@ from dataclasses import replace
 
 import pytest
 
+from laddernet.data import missing_files
 from laddernet.errors import RunError
 from laddernet.recipes import RECIPES
-from laddernet.reproduce import Machine, read_results, reproduce
+from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, seeds_at_once
 
 QUICK = replace(RECIPES["digits-50"], name="quick", max_epochs=2, hidden_layer_sizes=(20,), denoising_weights="auto")
 
 
 def run(tmp_path, seed, recipe=QUICK):
-    return reproduce(recipe, seed=seed, out=tmp_path, machine=Machine(device="cpu"))
+    entries = reproduce(recipe, seeds=[seed], out=tmp_path, machine=Machine(device="cpu"))
+    return entries[0] if entries else None
 
 
 def test_each_seed_is_appended_once(tmp_path):
@@ -28,7 +30,7 @@ def test_each_seed_is_appended_once(tmp_path):
 def test_an_entry_says_what_was_measured_and_where(tmp_path):
     entry = run(tmp_path, 0)
     assert set(entry) == {
-        "seed", "test_error", "cost", "seconds", "epochs", "precision", "commit", "versions", "machine",
+        "seed", "test_error", "cost", "seconds", "together", "epochs", "precision", "commit", "versions", "machine",
     }  # fmt: skip
     assert 0 < entry["test_error"] < 100
     assert entry["epochs"] == 2
@@ -70,3 +72,27 @@ def test_all_labels_are_kept_where_the_recipe_says_so(tmp_path):
     longer = replace(QUICK, max_epochs=10)
     everything = run(tmp_path / "all", 0, replace(longer, labels=None))
     assert everything["test_error"] < run(tmp_path / "few", 0, longer)["test_error"]
+
+
+def test_seeds_whose_data_differ_are_not_trained_at_once(tmp_path):
+    assert not can_go_together(QUICK)
+    assert seeds_at_once(QUICK, Machine(device="cpu")) == 1
+    with pytest.raises(ValueError, match="quick has data that differ with the seed"):
+        reproduce(QUICK, seeds=[0, 1], out=tmp_path, machine=Machine(device="cpu"))
+
+
+@pytest.mark.skipif(bool(missing_files("mnist")), reason="needs MNIST under LADDERNET_DATA")
+def test_seeds_trained_at_once_end_where_each_ends_alone(tmp_path):
+    recipe = replace(
+        RECIPES["mnist-100"], name="quick", hidden_layer_sizes=(20,), denoising_weights=(100.0, 1.0, 0.1),
+        batch_size=3000, max_epochs=1,
+    )  # fmt: skip
+    machine = Machine(device="cpu", precision="float64")
+    together = reproduce(recipe, seeds=[4, 5], out=tmp_path / "together", machine=machine)
+    assert [entry["seed"] for entry in together] == [4, 5]
+    assert [entry["together"] for entry in together] == [2, 2]
+    alone = [reproduce(recipe, seeds=[seed], out=tmp_path / "alone", machine=machine)[0] for seed in (4, 5)]
+    for one, other in zip(alone, together, strict=True):
+        assert other["test_error"] == pytest.approx(one["test_error"], abs=0.02)
+        assert other["cost"] == pytest.approx(one["cost"], rel=1e-7)
+    assert reproduce(recipe, seeds=[5, 4], out=tmp_path / "together", machine=machine) == []

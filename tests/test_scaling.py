@@ -165,3 +165,17 @@ def test_large_arrays_are_measured_in_parts_and_whole():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="input_scaling must be one of auto, pooled, columns, none, got 'minmax'"):
         Scaling.fit(MIXED, "minmax")
+
+
+def test_rows_that_nothing_changes_are_not_copied():
+    x = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    scaling = Scaling.fit(x, "none")
+    assert scaling.apply(x, np.float32) is x
+    locked = x.copy()
+    locked.flags.writeable = False
+    for other, dtype in ((x, np.float64), (locked, np.float32), (x.astype(np.float64), np.float32)):
+        scaled = scaling.apply(other, dtype)
+        assert scaled is not other
+        assert scaled.flags.writeable
+        np.testing.assert_array_equal(scaled, other.astype(dtype))
+    assert Scaling.fit(x, "none", [1, 2, 1]).apply(x, np.float32) is not x

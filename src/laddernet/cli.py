@@ -553,6 +553,10 @@ def reproduce(
     seeds: Annotated[str, typer.Option(help="Such as 0-9 or 1,3,5-7.")] = "0",
     out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file a recipe.")] = Path("results"),
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    together: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds to train at once, as one batched network; by default as many as a GPU holds."),
+    ] = None,
     data_dir: DataDir = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -571,16 +575,22 @@ def reproduce(
     numbers = _parse_seeds(seeds)
 
     from laddernet.progress import progress
-    from laddernet.reproduce import Machine, read_results
-    from laddernet.reproduce import reproduce as run_seed
+    from laddernet.reproduce import Machine, read_results, seeds_at_once
+    from laddernet.reproduce import reproduce as run_seeds
 
     machine = Machine(device=device, precision=precision, data_dir=data_dir)
     for name in names:
-        for seed in numbers:
-            watch = progress(title=f"{name}, seed {seed}")
-            entry = run_seed(RECIPES[name], seed=seed, out=out, machine=machine, callback=watch)
-            status = "has been run already" if entry is None else f"test error {entry['test_error']:.2f} %"
-            typer.echo(f"{name}, seed {seed}: {status}")
+        recipe, path = RECIPES[name], out / f"{name}.json"
+        done = {entry["seed"] for entry in read_results(path, recipe)}
+        for seed in sorted(done & set(numbers)):
+            typer.echo(f"{name}, seed {seed}: has been run already")
+        left = [seed for seed in numbers if seed not in done]
+        at_once = seeds_at_once(recipe, machine) if together is None else together
+        for first in range(0, len(left), at_once):
+            group = left[first : first + at_once]
+            watch = progress(title=f"{name}, seed {', '.join(map(str, group))}")
+            for entry in run_seeds(recipe, seeds=group, out=out, machine=machine, callback=watch):
+                typer.echo(f"{name}, seed {entry['seed']}: test error {entry['test_error']:.2f} %")
         _summarize(RECIPES[name], read_results(out / f"{name}.json", RECIPES[name]), out / f"{name}.json")
 
 

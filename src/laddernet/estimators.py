@@ -257,7 +257,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         check_consistent_length(rows, y)
         labels, labeled = self._read_labels(y, fewest=self._FEWEST_LABELS)
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
-        seed, device = self._seed(), _device(self.device)
+        seed, device = self._seed(), device_of(self.device)
         kept, held_out = self._hold_out(labels, labeled, seed)
         training = kept[labeled[kept]]
         self._learn_labels(labels[training], again=previous is not None)
@@ -367,7 +367,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 self._learn_labels(np.asarray(classes), again=False)
             self._learn_labels(labels[labeled], again=classes is not None)
             self.scaling_ = Scaling.fit(rows, self.input_scaling, self.column_weights)
-            self.ladder_ = self._build_ladder(rows.shape[1], seed, _device(self.device))
+            self.ladder_ = self._build_ladder(rows.shape[1], seed, device_of(self.device))
             self._n_features_out = (rows.shape[1], *self._widths(rows.shape[1]))[-1]
             self.precision_ = resolve_precision(self.precision, self.ladder_)
         elif labeled.any():
@@ -591,7 +591,14 @@ def _start_from(previous: Ladder, ladder: Ladder) -> None:
         ) from error
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device that an estimator's `device` names.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -951,7 +958,10 @@ def fit_together(
         raise ValueError("models that are fitted together must be alike but for random_state, with labels for each.")
     if settings[0]["validation_fraction"] or settings[0]["warm_start"]:
         raise ValueError("models that are fitted together can have no validation_fraction and no warm_start.")
-    starts = [model._prepare(X, y, None) for model, y in zip(models, labels, strict=True)]
+    starts: list[_Start] = []
+    for model, y in zip(models, labels, strict=True):
+        start = model._prepare(X, y, None)
+        starts.append(replace(start, x=starts[0].x) if starts else start)  # all share one copy of the rows
     x = starts[0].x
     labeled = [
         Labeled(start.known.x, torch.from_numpy(start.known.y).to(x.device), model._relative_weights(start.known))
@@ -968,4 +978,4 @@ def fit_together(
     for model, start, history in zip(models, starts, histories, strict=True):
         start.ladder.generator = None
         model._record(history, 0, interrupted=False)
-        model._keep(replace(start, x=x))
+        model._keep(start)

@@ -6,15 +6,17 @@ import platform
 import subprocess
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from laddernet import __version__
-from laddernet.data import Dataset, hide_labels, load
+from laddernet.data import DATASETS, Dataset, hide_labels, load
 from laddernet.errors import RunError
 from laddernet.ladder import Ladder
 from laddernet.recipes import Recipe
@@ -87,6 +89,24 @@ def run_recipe(
     return Outcome(model=model, test_error=test_error, seconds=seconds)
 
 
+def run_together(
+    recipe: Recipe, data: Dataset, *, seeds: Sequence[int], machine: Machine, callback: Callback | None = None
+) -> list[Outcome]:
+    """Train a recipe with several seeds as one batched network, and test each; see `estimators.fit_together`."""
+    from laddernet.estimators import LadderClassifier, fit_together
+
+    models = [
+        LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
+        for seed in seeds
+    ]
+    started = time.perf_counter()
+    labels = [labels_for(recipe, data, seed=seed) for seed in seeds]
+    fit_together(models, data.x_train, labels, callback=callback)
+    seconds = time.perf_counter() - started
+    errors = [100 * (1 - model.score(data.x_test, data.y_test)) for model in models]
+    return [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
+
+
 def fit_whole(model: Any, x: Any, y: Any, *, callback: Callback | None = None) -> None:
     """Fit an estimator, or raise KeyboardInterrupt where that was interrupted."""
     with warnings.catch_warnings():
@@ -99,51 +119,85 @@ def fit_whole(model: Any, x: Any, y: Any, *, callback: Callback | None = None) -
 def reproduce(
     recipe: Recipe,
     *,
-    seed: int,
+    seeds: Sequence[int],
     out: Path,
     machine: Machine,
     callback: Callback | None = None,
-) -> dict[str, Any] | None:
-    """Run a recipe with one seed and append the result to ``out / "<recipe>.json"``.
+) -> list[dict[str, Any]]:
+    """Run a recipe with each seed, all at once, and append the results to ``out / "<recipe>.json"``.
 
     The file is ``{"recipe": ..., "settings": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always
     complete.
 
     Returns
     -------
-    dict or None
-        The new entry; None where the file has this seed already.
+    list of dict
+        The new entries; none for a seed that the file has already. "seconds" are those of all seeds that were trained
+        at once, whose number is "together".
 
     Raises
     ------
     RunError
         If the file is there but is not such a file, or has results of other settings; it is left as it is.
+    ValueError
+        If there are several seeds, and the recipe's data or settings differ with the seed.
     """
     path = out / f"{recipe.name}.json"
     out.mkdir(parents=True, exist_ok=True)
-    if seed in {entry["seed"] for entry in read_results(path, recipe)}:
-        return None
+    done = {entry["seed"] for entry in read_results(path, recipe)}
+    seeds = [seed for seed in seeds if seed not in done]
+    if not seeds:
+        return []
+    if len(seeds) > 1 and not can_go_together(recipe):
+        raise ValueError(f"{recipe.name} has data that differ with the seed, so its seeds run one at a time.")
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
-    data = load(recipe.dataset, data_dir=machine.data_dir, seed=seed)
-    outcome = run_recipe(recipe, data, seed=seed, machine=machine, callback=callback)
-    last = outcome.model.history_[-1]
-    entry = {
-        "seed": seed,
-        "test_error": round(outcome.test_error, 4),
-        "cost": last["cost"],
-        "seconds": round(outcome.seconds, 1),
-        "epochs": outcome.model.n_iter_,
-        "precision": outcome.model.precision_,
-        "commit": commit,
-        "versions": versions(),
-        "machine": describe_machine(outcome.model.ladder_),
-    }
-    entries = read_results(path, recipe)  # read again: another process may have added some
-    if seed in {other["seed"] for other in entries}:
-        return None
-    seeds = sorted([*entries, entry], key=lambda e: int(e["seed"]))
-    _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": seeds})
-    return entry
+    data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
+    if len(seeds) == 1:
+        outcomes = [run_recipe(recipe, data, seed=seeds[0], machine=machine, callback=callback)]
+    else:
+        outcomes = run_together(recipe, data, seeds=seeds, machine=machine, callback=callback)
+    new = [
+        {
+            "seed": seed,
+            "test_error": round(outcome.test_error, 4),
+            "cost": outcome.model.history_[-1]["cost"],
+            "seconds": round(outcome.seconds, 1),
+            "together": len(seeds),
+            "epochs": outcome.model.n_iter_,
+            "precision": outcome.model.precision_,
+            "commit": commit,
+            "versions": versions(),
+            "machine": describe_machine(outcome.model.ladder_),
+        }
+        for seed, outcome in zip(seeds, outcomes, strict=True)
+    ]
+    there = read_results(path, recipe)  # read again: another process may have added some
+    new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
+    entries = sorted([*there, *new], key=lambda e: int(e["seed"]))
+    _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": entries})
+    return new
+
+
+def can_go_together(recipe: Recipe) -> bool:
+    """Return whether several seeds of a recipe can be trained as one batched network: on the same training rows."""
+    return bool(DATASETS[recipe.dataset].files) and recipe.validation_fraction == 0
+
+
+def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
+    """Return how many seeds to train at once: one on the CPU, up to ten on a GPU, as its memory allows."""
+    import torch
+
+    from laddernet.estimators import device_of
+
+    device = device_of(machine.device)
+    if device.type != "cuda" or not can_go_together(recipe):
+        return 1
+    widths = (DATASETS[recipe.dataset].features, *recipe.hidden_layer_sizes, DATASETS[recipe.dataset].classes)
+    weights = 2 * sum(below * above for below, above in pairwise(widths))  # encoder and decoder
+    values = 3 * recipe.batch_size * sum(widths)  # of all streams in all layers
+    a_seed = 4 * (4 * weights + 30 * values)  # gradient and moments; what backward keeps
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(10, free // 2 // a_seed))
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -212,10 +266,11 @@ def describe_machine(ladder: Ladder) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = cpu_threads(ladder)
-    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

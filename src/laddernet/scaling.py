@@ -111,7 +111,14 @@ class Scaling:
         return (factor * first, *(factor * weight for weight in others))
 
     def apply(self, X: Any, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-        """Scale rows, computed in float64 and returned in `dtype`, without a second full-size float64 copy."""
+        """Scale rows, computed in float64 and returned in `dtype`, without a second full-size float64 copy.
+
+        Where nothing changes ("none", no weights) the array given is returned itself, if it is of that type and can be
+        written to, as torch wants it.
+        """
+        unchanged = not self.center.any() and (self.scale == 1).all() and (self.weight == 1).all()
+        if unchanged and np.isinf(self.limit) and isinstance(X, np.ndarray) and X.dtype == dtype and X.flags.writeable:
+            return X
         scaled = np.empty(X.shape, dtype=dtype)
         for rows in gen_batches(X.shape[0], _CHUNK):
             z = (_dense(X[rows]) - self.center) / self.scale
