@@ -24,6 +24,7 @@ from literal import LiteralLadder
 from rich.console import Console
 from rich.table import Table
 
+from laddernet.kernels import Library
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
 from laddernet.reproduce import describe_machine, versions
@@ -104,7 +105,7 @@ def arithmetic(widths: tuple[int, ...], rows: int) -> float:
     return sum(2 * n * i * o * (3 if needs else 2) for n, i, o, needs in products_of(widths, rows)) / 1e9
 
 
-def floor_step(device: torch.device, precision: str) -> Step:
+def floor_step(device: torch.device, precision: str, *, products_only: bool = False) -> Step:
     dtype = getattr(torch, precision)
     operands = [
         (*(torch.rand(shape, device=device).to(dtype) for shape in ((n, i), (o, i), (n, o))), needs)
@@ -117,14 +118,15 @@ def floor_step(device: torch.device, precision: str) -> Step:
     noise = [torch.empty(ROWS, width, device=device) for width in WIDTHS for _ in range(2)]
 
     def step() -> None:
-        for values in noise:
+        for values in [] if products_only else noise:
             values.normal_()
         for h, weight, grad, needs_input_gradient in operands:
             _ = h @ weight.t()
             _ = grad.t() @ h
             if needs_input_gradient:
                 _ = grad @ weight
-        optimizer.step()
+        if not products_only:
+            optimizer.step()
 
     return step
 
@@ -158,6 +160,31 @@ def compare(device: torch.device, repeats: int) -> dict[str, object]:
         ratios[f"a/b {precision}"] = round(found["a literal, float32"] / ours, 2)
         ratios[f"b/c {precision}"] = round(ours / found[f"c floor, {precision}"], 2)
     return {"milliseconds": found, "ratios": ratios}
+
+
+def parts(precision: str, repeats: int) -> dict[str, float]:
+    """Milliseconds of a step that each kind of kernel takes, of its products alone, and of all else together."""
+    spent: dict[str, list[float]] = {}
+    call = Library.call
+
+    def timed(self: Library, name: str, *arguments: object) -> None:
+        started = time.perf_counter()
+        call(self, name, *arguments)
+        spent.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+
+    device = torch.device("cpu")
+    Library.call = timed
+    try:
+        with library_step(device, precision) as step:
+            whole = medians({"step": step}, device, repeats)["step"]
+    finally:
+        Library.call = call
+    steps = len(spent["adam"])
+    found = {name: sum(elapsed) / steps for name, elapsed in spent.items()}
+    products = floor_step(device, precision, products_only=True)
+    found["matrix products, alone"] = medians({"products": products}, device, repeats)["products"]
+    found["all else"] = whole - sum(found.values())
+    return {"step": whole} | {name: round(elapsed, 3) for name, elapsed in found.items()}
 
 
 def scaling(device: torch.device, repeats: int) -> list[dict[str, object]]:
@@ -245,6 +272,7 @@ def show(result: dict[str, object]) -> None:
     console.print(f"{result['machine']}, torch {result['versions']['torch']}")
     for title, cells in (
         ("a training step", result["step"]["milliseconds"]),
+        *((f"parts of b, {precision}", found) for precision, found in result["parts"].items()),
         ("prediction", result["prediction"]),
     ):
         table = Table(title, "ms", title_justify="left")
@@ -275,6 +303,7 @@ def main() -> None:
         "versions": versions(),
         "repeats": arguments.repeats,
         "step": compare(device, arguments.repeats),
+        "parts": {p: parts(p, arguments.repeats) for p in PRECISIONS} if device.type == "cpu" else {},
         "prediction": prediction(device, arguments.repeats),
         "epoch": [epoch(device, p, rows, 3) for p in PRECISIONS for rows in (6_000, 60_000)],
         "scaling": scaling(device, arguments.repeats),

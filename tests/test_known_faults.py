@@ -21,6 +21,7 @@ from laddernet.networks import mlp
 from laddernet.training import LinearDecay, TrainingConfig, batches, steps_per_epoch, train
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
+both_ways = pytest.mark.parametrize("fused", [False, True], ids=["torch", "kernels"])
 
 
 def assert_costs_agree(case, layers):
@@ -38,12 +39,14 @@ def widen(case, factor):
     return case
 
 
-def test_fault_01_the_deviation_divides_not_the_variance(make_case):
-    assert_costs_agree(widen(make_case(), 5.0), [1])
+@both_ways
+def test_fault_01_the_deviation_divides_not_the_variance(make_case, fused):
+    assert_costs_agree(widen(make_case(fused=fused), 5.0), [1])
 
 
-def test_fault_02_estimates_are_normalised_above_the_input_and_not_at_it(make_case):
-    assert_costs_agree(widen(make_case(), 5.0), [0, 1, 2, 3])
+@both_ways
+def test_fault_02_estimates_are_normalised_above_the_input_and_not_at_it(make_case, fused):
+    assert_costs_agree(widen(make_case(fused=fused), 5.0), [0, 1, 2, 3])
 
 
 def test_fault_03_noise_comes_after_the_statistics(make_case):
@@ -56,6 +59,12 @@ def test_fault_03_noise_comes_after_the_statistics(make_case):
         assert (clean.var(dim=0, correction=0) - 1).abs().max() < 1e-6
 
 
+def test_fault_03_the_kernels_add_noise_after_they_normalise(make_case):
+    case = widen(make_case(fused=True), 5.0)
+    expected = oracle.costs(case.parameters, case.problem)[1]
+    assert case.costs().supervised.item() == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("supervised_path", ["noisy", "clean"])
 def test_fault_04_the_supervised_cost_has_no_floor(supervised_path):
     """Softmax twice cannot get below 1.4612 for ten classes; sure and right answers cost nothing here."""
@@ -66,15 +75,17 @@ def test_fault_04_the_supervised_cost_has_no_floor(supervised_path):
     assert ladder(torch.eye(10), torch.arange(10)).supervised < 1e-6
 
 
-def test_fault_05_gradients_flow_through_the_clean_target_and_its_statistics(make_case):
-    case = make_case(weights=(0.0, 1.0, 0.0, 0.0))
+@both_ways
+def test_fault_05_gradients_flow_through_the_clean_target_and_its_statistics(make_case, fused):
+    case = make_case(weights=(0.0, 1.0, 0.0, 0.0), fused=fused)
     case.costs().total.backward()
     expected = oracle.gradient(case.parameters, case.problem, lambda p: p.W[1])
     np.testing.assert_allclose(case.ladder.sections[0].map.weight.grad, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_fault_06_streams_do_not_share_statistics(make_case):
-    case = make_case(variant="full")
+@both_ways
+def test_fault_06_streams_do_not_share_statistics(make_case, fused):
+    case = make_case(variant="full", fused=fused)
     before = case.costs().supervised.item()
     case.problem.x_unlabeled = case.problem.x_unlabeled * 100 + 5
     assert case.costs().supervised.item() == before

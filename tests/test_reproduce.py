@@ -81,6 +81,7 @@ def test_seeds_whose_data_differ_are_not_trained_at_once(tmp_path):
         reproduce(QUICK, seeds=[0, 1], out=tmp_path, machine=Machine(device="cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing_files("mnist")), reason="needs MNIST under LADDERNET_DATA")
 def test_seeds_trained_at_once_end_where_each_ends_alone(tmp_path):
     recipe = replace(

@@ -17,9 +17,14 @@ from laddernet.training import (
     TrainingInterrupted,
     Validation,
     batches,
+    cpu_capabilities,
+    has_fast_bfloat16,
     make_optimizer,
+    resolve_precision,
+    step_context,
     steps_per_epoch,
     train,
+    uses_compiled_kernels,
 )
 
 
@@ -133,13 +138,111 @@ def test_few_labelled_rows_are_repeated_to_a_batch_each_with_its_own_noise(label
     assert len(noisy[0].unique(dim=0)) == len(noisy[0])
 
 
+@pytest.mark.parametrize("kernels", ["compiled", "torch"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_it_learns(precision):
+def test_it_learns(precision, kernels):
     ladder, x, x_labeled, y = problem(rows=400, labeled=60)
-    config = TrainingConfig(epochs=15, batch_size=20, precision=precision, learning_rate=0.01)
+    config = TrainingConfig(epochs=15, batch_size=20, precision=precision, learning_rate=0.01, kernels=kernels)
     train(ladder, x, x_labeled, y, config, generator=generator())
     right = (ladder.predict(x).argmax(dim=1) == (x.sum(dim=1) > 0)).float().mean()
     assert right > 0.9
+
+
+class Additive:
+    """Noise that takes the same numbers with kernels and without."""
+
+    def __call__(self, clean, std, generator):
+        return clean + self.draw(clean, std, generator)
+
+    def draw(self, like, std, generator):
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.dtype) * std
+
+
+def test_a_run_with_kernels_is_that_without_but_for_rounding():
+    results = []
+    for kernels in ("compiled", "torch"):
+        ladder, x, x_labeled, y = problem(corruption=Additive())
+        ladder.double()
+        config = TrainingConfig(epochs=3, batch_size=10, kernels=kernels)
+        with torch.no_grad():  # at the start some gradients are 0 but for rounding, which Adam makes steps of
+            for parameter in ladder.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator(1))
+        history = train(ladder, x.double(), x_labeled.double(), y, config, generator=generator())
+        results.append((ladder, history))
+    (ours, history), (theirs, expected) = results
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    assert [r["cost"] for r in history] == pytest.approx([r["cost"] for r in expected], rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_seed_fixes_a_run_with_kernels(precision):
+    config = TrainingConfig(epochs=2, batch_size=10, kernels="compiled", precision=precision)
+    (first, _), (again, _) = run(config), run(config)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_leaves_nothing_of_the_kernels_behind():
+    ladder, *data = problem()
+    config = TrainingConfig(epochs=1, batch_size=10, kernels="compiled", precision="bfloat16")
+    optimizer = make_optimizer(ladder, config)
+    with step_context(ladder, optimizer, config, steps=5) as autocast:
+        assert ladder.fused
+        assert optimizer.kernels is not None
+        assert len(optimizer.low) == 4
+        assert ladder.sections[0].map.low.dtype == torch.bfloat16
+        with autocast():
+            assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
+    assert not ladder.fused
+    assert optimizer.kernels is None
+    assert not optimizer.low
+    assert ladder.sections[0].map.low is None
+    train(ladder, *data, config, generator=generator(), optimizer=optimizer)
+    assert not ladder.fused
+    assert ladder.sections[0].map.low is None
+
+
+@pytest.mark.parametrize(
+    ("kernels", "steps", "variant", "fused", "expected"),
+    [
+        ("auto", 100, "full", False, False),
+        ("auto", 400_000, "full", False, True),
+        ("auto", 400_000, "baseline", False, False),
+        ("auto", 4_000_000, "baseline", False, True),
+        ("auto", 100, "full", True, True),
+        ("compiled", 1, "full", False, True),
+        ("torch", 400_000, "full", True, False),
+    ],
+)
+def test_kernels_are_for_runs_that_gain_by_them(kernels, steps, variant, fused, expected):
+    ladder, *_ = problem(variant=variant)
+    ladder.fused = fused
+    config = TrainingConfig(kernels=kernels, batch_size=10)
+    assert uses_compiled_kernels(ladder, config, steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({}, False),
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, False),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "AMD EPYC"}, True),
+        ({"amx_bf16": False, "avx512_bf16": False, "cpu_name": "AMD EPYC"}, False),
+    ],
+)
+def test_bfloat16_is_fast_on_some_processors(capabilities, expected):
+    assert has_fast_bfloat16(capabilities) == expected
+
+
+def test_auto_is_float32_for_small_ladders_and_what_is_fast_for_large_ones():
+    small, large = Ladder(mlp([4, 8, 2])), Ladder(mlp([400, 800, 2]))
+    assert resolve_precision("auto", small) == "float32"
+    assert resolve_precision("auto", large) == ("bfloat16" if has_fast_bfloat16(cpu_capabilities()) else "float32")
+    assert resolve_precision("bfloat16", small) == "bfloat16"
+    assert resolve_precision("auto", large.double()) == "float64"
 
 
 class Recorder(Callback):
@@ -332,6 +435,7 @@ def test_a_cost_that_is_not_finite_stops_the_run():
         ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
         ({"decay_start": 1.5}, "decay_start must be between 0 and 1"),
         ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, float64"),
+        ({"kernels": "cuda"}, "kernels must be one of auto, compiled, torch"),
         ({"patience": 0}, "patience must be at least 1"),
     ],
 )

@@ -66,6 +66,42 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        1,
+        "the same in the kernels",
+        [("kernels.cpp", "(estimate - m_clean) * v_clean -", "(estimate - m_clean) * v_clean * v_clean -")],
+    ),
+    (
+        2,
+        "z_hat not normalised, in the kernels",
+        [("kernels.cpp", "(estimate - m_clean) * v_clean -", "estimate -")],
+    ),
+    (
+        3,
+        "noise added before it is normalised, in the kernels",
+        [("kernels.cpp", "value += load(to, width);", "value += v * load(to, width);")],
+    ),
+    (
+        5,
+        "the clean target detached, in the kernels",
+        [("kernels.cpp", "store(grad_z_clean + at, -d, width)", "store(grad_z_clean + at, V{}, width)")],
+    ),
+    (
+        5,
+        "the clean statistics detached, in the kernels",
+        [("kernels.cpp", "mean_sum -= d * v_clean;", ""), ("kernels.cpp", "std_sum += d * centred;", "")],
+    ),
+    (
+        6,
+        "one set of statistics in the kernels",
+        [
+            (
+                "kernels.cpp",
+                "statistics<V>(z_pre + at, rows[s], features, epsilon, width)",
+                "statistics<V>(z_pre + first, rows[0] + rows[1] + rows[2], features, epsilon, width)",
+            )
+        ],
+    ),
+    (
         6,
         "one set of statistics for labelled and unlabelled rows",
         [
@@ -93,7 +129,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "rungs.py",
-                "self.activate(self.rung.statistics.normalize(self.map(h)))",
+                "self.activation(self.rung.clean(self.map(h)))",
                 "self.activate(__import__('laddernet').normalization.batch_normalize(self.map(h)).z)",
             )
         ],
@@ -102,7 +138,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         9,
         "a rate that is logged as decaying while the optimiser's stays",
         [
-            ("training.py", "                schedule.step()\n", ""),
+            ("training.py", "[config.learning_rate * decay(n) for n in", "[config.learning_rate for n in"),
             ("training.py", 'float(optimizer.param_groups[0]["lr"])', "config.learning_rate * decay(per_epoch)"),
         ],
     ),

@@ -195,6 +195,8 @@ def resolve_precision(precision: Precision, ladder: Ladder) -> Precision:
     """
     if precision != "auto":
         return precision
+    if next(ladder.parameters()).dtype == torch.float64:
+        return "float64"
     gains = ladder.steps.device.type == "cpu" and not _is_small(ladder) and has_fast_bfloat16(cpu_capabilities())
     return "bfloat16" if gains else "float32"
 
