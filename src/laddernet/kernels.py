@@ -22,8 +22,8 @@ from torch import Tensor
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math",
-    "-fopenmp", "-fPIC", "-shared",
+    "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared",
+    *(["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []),
 )  # fmt: skip
 BUILD_SECONDS = 120
 """After which a build is given up."""
@@ -109,10 +109,11 @@ def _built(precision: str) -> Path:
         key.update(hashlib.sha256(part).digest())
     folder = _cache_folder()
     path = folder / f"{precision}-{key.hexdigest()[:32]}.so"
-    if not path.exists():
-        beside = path.with_suffix(f".{os.getpid()}")
-        _run([*command, "-o", str(beside)])
-        beside.replace(path)
+    if not path.exists():  # beside it, then renamed: another thread or process may build it as well
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
+            built = Path(beside) / path.name
+            _run([*command, "-o", str(built)])
+            built.replace(path)
     return path
 
 
