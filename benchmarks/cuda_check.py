@@ -40,26 +40,36 @@ def step(device: str, combinator: str, variant: str) -> torch.Tensor:
 
 
 def trained(kernels: str, variant: str) -> torch.Tensor:
-    """Weights and mean costs after 4 epochs of 24 steps, in one launch each where they are graphed."""
+    """Weights and mean costs after 4 epochs of 16 steps, in one launch each where they are graphed.
+
+    The rates are such as float32, in which a graph keeps them, holds exactly; and the start is no degenerate one.
+    """
     generator = torch.Generator().manual_seed(0)
     ladder = Ladder(mlp([20, 30, 10, 5], generator=generator), variant=variant, generator=generator)
     ladder.to("cuda", torch.float64).generator = torch.Generator("cuda").manual_seed(0)
-    x = torch.randn(240, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to("cuda")
-    config = TrainingConfig(epochs=4, batch_size=10, kernels=kernels)
+    with torch.no_grad():
+        for parameter in ladder.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter)
+    x = torch.randn(160, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to("cuda")
+    config = TrainingConfig(epochs=4, batch_size=10, kernels=kernels, learning_rate=2**-9, decay_start=0.5)
     batches = torch.Generator().manual_seed(2)
     history = train(ladder, x, x[:20], torch.arange(20, device="cuda") % 5, config, generator=batches)
     costs = torch.tensor([record["cost"] for record in history], dtype=torch.float64)
     return torch.cat([costs, *(p.detach().flatten().cpu() for p in ladder.parameters())])
 
 
-def together() -> torch.Tensor:
-    """Predictions of three classifiers that were fitted at once."""
+def together(at_once: bool) -> torch.Tensor:
+    """Test errors of three classifiers, fitted at once or one after the other."""
     data = load("digits")
     labels = [hide_labels(data.y_train, 50, seed=seed) for seed in range(3)]
     models = [
         LadderClassifier(device="cuda", precision="float64", max_epochs=120, random_state=seed) for seed in range(3)
     ]
-    fit_together(models, data.x_train, labels)
+    if at_once:
+        fit_together(models, data.x_train, labels)
+    else:
+        for model, y in zip(models, labels, strict=True):
+            model.fit(data.x_train, y)
     return torch.tensor([100 * (1 - model.score(data.x_test, data.y_test)) for model in models])
 
 
@@ -74,13 +84,15 @@ def main() -> None:
     for variant in VARIANTS:
         torch.testing.assert_close(trained("compiled", variant), trained("torch", variant), rtol=1e-9, atol=1e-9)
         print(f"{variant}: a CUDA graph's steps are those without one")
-    print(f"digits, 50 labels, 120 epochs, three seeds at once: test errors {together().tolist()} %")
+    at_once, alone = together(True), together(False)
+    print(f"digits, 50 labels, three seeds at once: test errors {at_once.tolist()} %, alone {alone.tolist()} %")
+    torch.testing.assert_close(at_once, alone, rtol=0.0, atol=1.0)  # rounding makes some digits go the other way
     data = load("digits")
     for precision in ("float32", "bfloat16", "float64"):
-        model = LadderClassifier(device="cuda", precision=precision, learning_rate=0.01, max_epochs=30, random_state=0)
+        model = LadderClassifier(device="cuda", precision=precision, learning_rate=0.01, max_epochs=120, random_state=0)
         model.fit(data.x_train, hide_labels(data.y_train, 50, seed=0))
         error = 100 * (1 - model.score(data.x_test, data.y_test))
-        print(f"digits, 50 labels, 30 epochs, {precision}: test error {error:.2f} %")
+        print(f"digits, 50 labels, 120 epochs, {precision}: test error {error:.2f} %")
 
 
 if __name__ == "__main__":

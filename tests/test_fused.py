@@ -12,6 +12,7 @@ from laddernet.kernels import load
 from laddernet.ladder import VARIANTS, Ladder
 from laddernet.networks import mlp
 from laddernet.noise import masking
+from laddernet.training import TrainingConfig, train
 
 
 class SharedNoise:
@@ -211,3 +212,45 @@ def test_slopes():
     assert slope_of(nn.LeakyReLU(0.2)) == pytest.approx(0.2)
     assert slope_of(nn.Identity()) == 1
     assert slope_of(nn.Tanh()) is None
+    assert slope_of(nn.LeakyReLU(-0.2)) is None  # its output's sign does not tell its input's
+
+
+def test_rows_that_are_a_part_of_wider_ones_count_as_they_are():
+    costs = []
+    for fused in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        ladder = Ladder(mlp([6, 20, 3], generator=generator), corruption=SharedNoise(), generator=generator).double()
+        assert not fused or ladder.fuse()
+        wide = torch.randn(2, 9, 10, dtype=torch.float64, generator=generator)
+        costs.append(ladder(wide[0, :, :6], torch.arange(9) % 3, wide[1, :, 4:]).total)
+    torch.testing.assert_close(*costs, rtol=1e-9, atol=1e-9)
+
+
+def test_a_weight_that_is_a_transposed_view_is_trained_as_any_other():
+    learned = []
+    for transposed in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        encoder = mlp([6, 20, 3], generator=generator)
+        if transposed:
+            for module in (encoder[0], encoder[2]):
+                module.weight = nn.Parameter(module.weight.detach().t().contiguous().t())
+                assert not module.weight.is_contiguous()
+        ladder = Ladder(encoder, generator=generator)
+        x = torch.randn(60, 6, generator=generator)
+        config = TrainingConfig(epochs=3, batch_size=20, kernels="compiled")
+        train(ladder, x, x[:12], torch.arange(12) % 3, config, generator=generator)
+        learned.append(ladder.sections[0].map.weight)
+    assert torch.equal(*learned)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_frozen_weight_stays_as_it_is(precision):
+    generator = torch.Generator().manual_seed(0)
+    ladder = Ladder(mlp([6, 20, 3], generator=generator), generator=generator)
+    ladder.sections[0].map.weight.requires_grad_(False)
+    before = ladder.sections[0].map.weight.clone()
+    x = torch.randn(60, 6, generator=generator)
+    config = TrainingConfig(epochs=2, batch_size=20, kernels="compiled", precision=precision)
+    train(ladder, x, x[:12], torch.arange(12) % 3, config, generator=generator)
+    assert torch.equal(ladder.sections[0].map.weight, before)
+    assert ladder.sections[0].rung.beta.abs().max() > 0

@@ -79,6 +79,22 @@ def test_twenty_steps_are_those_of_each_ladder_alone(settings):
                 assert ours is None or ours == pytest.approx(theirs, rel=1e-9)
 
 
+def test_bfloat16_products_go_together_as_well():
+    config = TrainingConfig(epochs=2, batch_size=12, precision="bfloat16")
+    ladders, labeled, generators = zip(*[problem(seed, dtype=torch.float32) for seed in SEEDS], strict=True)
+    histories = train_together(ladders, shared(dtype=torch.float32), labeled, config, generators=generators)
+    for seed, history in zip(SEEDS, histories, strict=True):
+        ladder, rows, batches = problem(seed, dtype=torch.float32)
+        alone = train(ladder, shared(dtype=torch.float32), rows.x, rows.y, config, generator=batches)
+        assert history[-1]["cost"] == pytest.approx(alone[-1]["cost"], rel=0.02)
+
+
+def test_the_steps_count_for_later_training():
+    config = TrainingConfig(epochs=2, batch_size=12)
+    alone, _, together, _ = alone_and_together(config)
+    assert [int(ladder.steps) for ladder in together] == [int(ladder.steps) for ladder in alone] == [10, 10, 10]
+
+
 def test_each_ladder_draws_for_itself():
     config = TrainingConfig(epochs=1, batch_size=12)
     _, _, (first, second), _ = alone_and_together(config, seeds=(3, 4))

@@ -31,10 +31,10 @@ def library(like: Tensor) -> Library | None:
 
 
 def slope_of(activation: nn.Module) -> float | None:
-    """Slope below 0 of a piecewise linear activation, which the kernels apply; None for any other."""
+    """Slope below 0 of an increasing, piecewise linear activation, which the kernels apply; None for any other."""
     if isinstance(activation, nn.ReLU):
         return 0.0
-    if isinstance(activation, nn.LeakyReLU):
+    if isinstance(activation, nn.LeakyReLU) and activation.negative_slope >= 0:
         return float(activation.negative_slope)
     return 1.0 if isinstance(activation, nn.Identity) else None
 

@@ -200,6 +200,8 @@ class Ladder(nn.Module):
         if weight is not None and weight.shape != (len(x_labeled),):
             raise ValueError(f"weight must have shape ({len(x_labeled)},), got {tuple(weight.shape)}.")
         kernels = self._kernels(x_labeled)
+        if kernels is not None and x_unlabeled is not None:
+            x_unlabeled = x_unlabeled.contiguous()
         encoded = self._encode(x_labeled, x_unlabeled, kernels)
         supervised = TASKS[self.task].cost(encoded.logits_labeled, y, weight)
         denoising = self._decode(encoded, x_unlabeled, kernels)
@@ -217,7 +219,7 @@ class Ladder(nn.Module):
         clean: list[Normalized] = []
         if self.decoder:
             assert x_unlabeled is not None
-            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels))
+            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels).contiguous())
             streams.append(z_noisy[0])
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
@@ -335,7 +337,8 @@ class Ladder(nn.Module):
         drawn = [size if is_noisy else 0 for size, is_noisy in zip(sizes, noisy, strict=True)]
         if self.corruption is not gaussian or beta.dtype != torch.float32:
             draw = self.corruption.draw  # type: ignore[attr-defined]
-            return [draw(beta.new_empty(rows, features), std, self.generator) if rows else None for rows in drawn]
+            like = [beta.new_empty(rows, features) for rows in drawn]
+            return [draw(rows, std, self.generator).contiguous() if len(rows) else None for rows in like]
         if not any(noisy):
             return [None] * len(sizes)
         noise = torch.split(normal(kernels, sum(drawn), features, std=std, generator=self.generator), drawn)

@@ -59,7 +59,7 @@ def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[di
     maps = [module for module in network.modules() if isinstance(module, LinearMap)]
     try:
         for module in maps:
-            module.low = module.weight.detach().to(dtype).requires_grad_()
+            module.low = module.weight.detach().to(dtype).requires_grad_(module.weight.requires_grad)
         yield {cast(nn.Parameter, module.weight): module.low for module in maps if module.low is not None}
     finally:
         for module in maps:
@@ -69,13 +69,19 @@ def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[di
 class _LowPrecisionProduct(torch.autograd.Function):
     """``h @ weight.T`` with inputs rounded to autocast's type, summed and returned in the input's own."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor) -> Tensor:
+    def forward(h: Tensor, weight: Tensor) -> Tensor:
         low = torch.get_autocast_dtype("cpu")
-        h_low, weight_low = h.to(low), weight.to(low)
-        ctx.save_for_backward(h_low, weight_low)
+        return (h.to(low) @ weight.to(low).t()).to(h.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        h, weight = inputs
+        low = torch.get_autocast_dtype("cpu")
+        ctx.save_for_backward(h.to(low), weight.to(low))
         ctx.dtypes = h.dtype, weight.dtype
-        return (h_low @ weight_low.t()).to(h.dtype)
 
     @staticmethod
     @once_differentiable

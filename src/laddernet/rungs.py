@@ -251,6 +251,7 @@ def _section(modules: list[nn.Module], *, top: bool) -> Section:
             rung.statistics.mean -= linear.bias
     map = LinearMap(linear.in_features, linear.out_features)
     map.weight = linear.weight
+    map.weight.data = linear.weight.detach().contiguous()  # the kernels go by rows
     return Section(map, rung, activation)
 
 

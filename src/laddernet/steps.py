@@ -44,8 +44,8 @@ class Graphed:
     optimizer : torch.optim.Optimizer
         With learning rates that may be tensors, as `optimizer.Adam`.
     device : torch.device
-    generators : sequence of torch.Generator
-        All that the steps draw from, on the device.
+    generators : sequence of (torch.Generator or None)
+        All that the steps draw from; None is the device's default one.
     """
 
     def __init__(
@@ -53,35 +53,45 @@ class Graphed:
         step: Step,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator | None],
     ) -> None:
         self._step, self._optimizer, self._device = step, optimizer, device
-        self._generators = generators
+        self._generators = [g for g in generators if g is not None and g.device.type == "cuda"]
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._calls = 0
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, batches: Sequence[tuple[Tensor, ...]], rates: Sequence[float]) -> None:
         """Make one step for each batch, each with its own learning rate; always as many as at first."""
         given = [torch.stack(rows) for rows in zip(*batches, strict=True)]
-        if self._calls == 0:
-            self._given = [rows.to(self._device) for rows in given]
-            self._rates = torch.zeros(len(rates), device=self._device)
-            for group in self._optimizer.param_groups:
-                group["lr"] = torch.zeros((), device=self._device)
-        for ours, theirs in zip(self._given, given, strict=True):
-            ours.copy_(theirs.pin_memory(), non_blocking=True)
-        self._rates.copy_(torch.tensor(rates).pin_memory(), non_blocking=True)
-        if self._calls == 0:
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(self._device))
+        wanted = torch.tensor(rates, dtype=torch.float32)  # as the optimiser's kernel reads it
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._prepare(given, wanted)
+            for ours, theirs in zip(self._given, given, strict=True):
+                ours.copy_(theirs.pin_memory(), non_blocking=True)
+            self._rates.copy_(wanted.pin_memory(), non_blocking=True)
+            if self._stream is None:
+                self._first()
+                return
+            if self._graph is None:
+                self._graph = self._capture(self._stream)
+            self._graph.replay()
+
+    def _prepare(self, given: Sequence[Tensor], rates: Tensor) -> None:
+        self._given = [torch.empty_like(rows, device=self._device) for rows in given]
+        self._rates = torch.empty_like(rates, device=self._device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = torch.zeros((), dtype=torch.float32, device=self._device)
+
+    def _first(self) -> None:
+        """Make the steps on the stream that they will be captured on."""
+        stream = self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        try:
             with torch.cuda.stream(stream):
                 self._steps()
+        finally:
             torch.cuda.current_stream(self._device).wait_stream(stream)
-        else:
-            if self._graph is None:
-                self._graph = self._capture()
-            self._graph.replay()
-        self._calls += 1
 
     def _steps(self) -> None:
         for i in range(len(self._rates)):
@@ -89,11 +99,11 @@ class Graphed:
                 group["lr"].copy_(self._rates[i])
             self._step(tuple(rows[i] for rows in self._given))
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         self._optimizer.zero_grad()
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             self._steps()
         return graph

@@ -124,13 +124,14 @@ def train_together(
         optimizer.step()
         sums.add_(vectors.detach())
 
-    graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch)
+    graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption)
     a_launch = launch_size(per_epoch) if graphed else 1
-    sources = [ladder.generator for ladder in ladders if ladder.generator is not None]
+    sources = [ladder.generator for ladder in ladders]
     launch = Graphed(step, optimizer, x.device, sources) if graphed else Eager(step, optimizer, x.device)
     callback = callback or Callback()
     histories: list[list[EpochRecord]] = [[] for _ in ladders]
     callback.on_train_begin(config.epochs, per_epoch)
+    steps_made = 0
     try:
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
@@ -138,6 +139,7 @@ def train_together(
             for first in range((epoch - 1) * per_epoch, epoch * per_epoch, a_launch):
                 rates = [config.learning_rate * decay(n) for n in range(first, first + a_launch)]
                 launch([_stacked([next(source) for source in drawn], offsets) for _ in rates], rates)
+                steps_made += len(rates)
                 for _ in rates:
                     callback.on_step_end()
             learning_rate = float(optimizer.param_groups[0]["lr"])
@@ -147,10 +149,12 @@ def train_together(
             callback.on_epoch_end(histories[0][-1])
     finally:
         callback.on_train_end()
+        optimizer.zero_grad()
         with torch.no_grad():
             for i, ladder in enumerate(ladders):
                 for name, parameter in ladder.named_parameters():
                     parameter.copy_(parameters[name][i])
+                ladder.steps += steps_made
     for ladder in ladders:
         ladder.calibrate(x)
     return histories
