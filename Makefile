@@ -25,7 +25,7 @@ lint: $(READY)
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 
-# Milliseconds a training step, beside its matrix products alone.
+# Milliseconds a training step: written literally, ours, and what it cannot do without.
 bench: $(READY)
 	"$(BIN)/python" benchmarks/step.py
 
