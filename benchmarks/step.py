@@ -163,7 +163,10 @@ def compare(device: torch.device, repeats: int) -> dict[str, object]:
 
 
 def parts(precision: str, repeats: int) -> dict[str, float]:
-    """Milliseconds of a step that each kind of kernel takes, of its products alone, and of all else together."""
+    """Milliseconds of a step that each kind of kernel takes, of its products alone, and of all else together.
+
+    And, outside the step, of its noise by torch.
+    """
     spent: dict[str, list[float]] = {}
     call = Library.call
 
@@ -184,7 +187,9 @@ def parts(precision: str, repeats: int) -> dict[str, float]:
     products = floor_step(device, precision, products_only=True)
     found["matrix products, alone"] = medians({"products": products}, device, repeats)["products"]
     found["all else"] = whole - sum(found.values())
-    return {"step": whole} | {name: round(elapsed, 3) for name, elapsed in found.items()}
+    noise = [torch.empty(ROWS, width) for width in WIDTHS for _ in range(2)]
+    by_torch = medians({"noise": lambda: [values.normal_() for values in noise]}, device, repeats)["noise"]
+    return {"step": whole, "noise by torch": by_torch} | {name: round(elapsed, 3) for name, elapsed in found.items()}
 
 
 def scaling(device: torch.device, repeats: int) -> list[dict[str, object]]:

@@ -149,6 +149,32 @@ def test_gradients_reach_what_lies_before_the_ladder():
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("slope", [1.0, 30.0, 300.0])
+def test_the_sigmoid_is_exact_to_rounding(slope):
+    """With a1 = 1, a2 the slope, all else 0 and v = 0, z_hat is the sigmoid of the slope times u."""
+    rows, features = 400, 33
+    x = torch.randn(rows, features, generator=torch.Generator().manual_seed(0))
+    a, z_noisy, z_hat = torch.zeros(10, features), torch.zeros(rows, features), torch.empty(rows, features)
+    a[0], a[1], a[6] = 1.0, slope, 1.0
+    mean, inverse_std, cost = torch.empty(features), torch.empty(features), torch.empty(())
+    load(torch.float32).call(
+        "descend", (torch.float32,) * 3, x, z_noisy, a, None, None, None, mean, inverse_std, z_hat, cost, rows,
+        features, 1e-10,
+    )  # fmt: skip
+    u = (x - mean) * inverse_std
+    expected = torch.sigmoid((slope * u).double())
+    large = expected > 1e-37  # below, float32 has no normal numbers
+    torch.testing.assert_close(z_hat.double()[large], expected[large], rtol=1e-6, atol=0.0)
+    assert large.float().mean() > 0.5
+
+
+def test_a_type_without_kernels_has_none():
+    ladder = Ladder(mlp([6, 20, 3])).to(torch.bfloat16)
+    assert not ladder.fuse()
+    with torch.autocast("cpu", torch.float16):
+        assert not Ladder(mlp([6, 20, 3])).fuse()
+
+
 def test_not_a_number_stays_one():
     for low in (False, True):
         generator = torch.Generator().manual_seed(0)

@@ -92,3 +92,17 @@ def test_not_a_number_is_not_hidden():
         value.grad[3] = torch.nan
         optimizer.step()
     assert value.isnan().nonzero().flatten().tolist() == [3]
+
+
+def test_a_closure_computes_the_gradients_first():
+    value = nn.Parameter(torch.ones(3))
+    optimizer = Adam([value], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        cost = value.square().sum()
+        cost.backward()
+        return cost
+
+    assert optimizer.step(closure).item() == 3.0
+    torch.testing.assert_close(value.detach(), torch.full((3,), 0.9))

@@ -152,6 +152,17 @@ def test_a_cost_that_is_not_finite_in_one_stops_all():
         )  # fmt: skip
 
 
+def test_a_failure_leaves_all_models_as_they_were():
+    data = load("digits", seed=0)
+    y = hide_labels(data.y_train, 30, seed=0)
+    first = LadderClassifier((20,), max_epochs=1, random_state=0).fit(data.x_train, y)
+    models, before = [first, LadderClassifier((20,), max_epochs=1, random_state=1)], first.predict_proba(data.x_test)
+    with pytest.raises(ValueError, match="no row has a label"):
+        fit_together(models, data.x_train, [y, np.full_like(y, -1)])
+    np.testing.assert_array_equal(first.predict_proba(data.x_test), before)
+    assert not hasattr(models[1], "scaling_")
+
+
 class Count(Callback):
     def __init__(self):
         self.steps = self.epochs = 0

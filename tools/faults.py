@@ -138,7 +138,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         9,
         "a rate that is logged as decaying while the optimiser's stays",
         [
-            ("training.py", "[config.learning_rate * decay(n) for n in", "[config.learning_rate for n in"),
+            ("training.py", "lambda step: config.learning_rate * decay(step)", "lambda step: config.learning_rate"),
             ("training.py", 'float(optimizer.param_groups[0]["lr"])', "config.learning_rate * decay(per_epoch)"),
         ],
     ),

@@ -4,7 +4,7 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, Self
@@ -951,13 +951,22 @@ def fit_together(
     ValueError
         If the models or labels do not fit together, or one of them cannot be used.
     TrainingError
-        If a cost becomes infinite or NaN in one of them.
+        If a cost becomes infinite or NaN in one of them. All models are then left as they were.
     """
     settings = [{**model.get_params(), "random_state": None} for model in models]
     if any(other != settings[0] for other in settings) or len(labels) != len(models):
         raise ValueError("models that are fitted together must be alike but for random_state, with labels for each.")
     if settings[0]["validation_fraction"] or settings[0]["warm_start"]:
         raise ValueError("models that are fitted together can have no validation_fraction and no warm_start.")
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(model._all_or_nothing())
+        _fit_together(models, X, labels, callback)
+
+
+def _fit_together(
+    models: Sequence[LadderClassifier], X: ArrayLike, labels: Sequence[ArrayLike], callback: Callback | None
+) -> None:
     starts: list[_Start] = []
     for model, y in zip(models, labels, strict=True):
         start = model._prepare(X, y, None)

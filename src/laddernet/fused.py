@@ -25,7 +25,8 @@ def product_dtype(like: Tensor) -> torch.dtype:
 def library(like: Tensor) -> Library | None:
     """The kernels for such rows, or None where they are on another device or of a type that has none."""
     precision = product_dtype(like)
-    if like.device.type != "cpu" or precision not in (torch.float32, torch.float64, torch.bfloat16):
+    known = like.dtype in (torch.float32, torch.float64) and precision in (like.dtype, torch.bfloat16)
+    if like.device.type != "cpu" or not known:
         return None
     return load(precision)
 

@@ -1,9 +1,11 @@
 // A rung's element-wise work, fused: each value is read and written once where torch's operations would pass over it
-// a dozen times. Four functions, forward and backward of
+// a dozen times. Forward and backward of
 //
 //   rise     h = activation(gamma (BN(z_pre) + noise + beta)) of up to three streams, each with its own statistics
 //   descend  u = BN(u_pre), z_hat = g(z_noisy, u) with the Gaussian combinator, and the mean over
 //            (z_clean - (z_hat - mean) inverse_std)^2
+//
+// and, further down, the noise (normal) and Adam's update (adam).
 //
 // Equations: docs/algorithm.md. All matrices are (rows, features), row after row; statistics are those of a column.
 // A vector holds neighbouring columns, so every sum over rows is in one order, whatever the number of threads.

@@ -1,9 +1,10 @@
 """The compiled kernels of kernels.cpp: built on first use by the machine's own C++ compiler, kept in the user's cache.
 
-A build takes one to three seconds and is made once for a machine, a compiler and a precision. Where there is no
+A build takes one to two seconds and is made once for a machine, a compiler and a precision. Where there is no
 compiler, one warning says so and torch's own operations do the work.
 """
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -166,5 +167,7 @@ def _cache_folder() -> Path:
 
 @cache
 def _own_folder() -> Path:
-    """For this process alone."""
-    return Path(tempfile.mkdtemp(prefix="laddernet-kernels-"))
+    """For this process alone, and gone with it."""
+    folder = tempfile.mkdtemp(prefix="laddernet-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -60,12 +60,16 @@ class Adam(torch.optim.Adam):
             copy.grad = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient; `closure` must be None."""
-        assert closure is None
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters that have a gradient; a `closure` computes them first, and its result is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             if self.kernels is None or len(self.param_groups) > 1 or not self._update_compiled(group, self.kernels):
                 self._update(group)
+        return loss
 
     def _update(self, group: dict[str, Any]) -> None:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -82,7 +86,7 @@ class Adam(torch.optim.Adam):
         """Update in one call, or return False where the parameters are not float32."""
         leaves = [self.low.get(parameter, parameter) for parameter in group["params"]]
         present = [i for i, leaf in enumerate(leaves) if leaf.grad is not None]
-        if any(leaves[i].dtype == torch.float64 for i in present):
+        if any(group["params"][i].dtype != torch.float32 for i in present):
             return False
         if present != self._present:
             parameters = [group["params"][i] for i in present]

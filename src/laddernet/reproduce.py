@@ -140,7 +140,7 @@ def reproduce(
     RunError
         If the file is there but is not such a file, or has results of other settings; it is left as it is.
     ValueError
-        If there are several seeds, and the recipe's data or settings differ with the seed.
+        If there are several seeds, and the recipe's training rows differ with the seed.
     """
     path = out / f"{recipe.name}.json"
     out.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,10 @@ def reproduce(
     if not seeds:
         return []
     if len(seeds) > 1 and not can_go_together(recipe):
-        raise ValueError(f"{recipe.name} has data that differ with the seed, so its seeds run one at a time.")
+        raise ValueError(
+            f"{recipe.name} cannot train several seeds at once, since its rows differ with the seed: run one at a time "
+            "(--together 1, or leave it out)."
+        )
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
     if len(seeds) == 1:

@@ -1,6 +1,6 @@
 """Training steps, one after the other or, on a CUDA device, several in one launch of a CUDA graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,46 @@ Step = Callable[[tuple[Tensor, ...]], None]
 def launch_size(steps: int) -> int:
     """The largest number of steps a launch, up to `STEPS_A_LAUNCH`, that divides so many steps."""
     return max(size for size in range(1, STEPS_A_LAUNCH + 1) if steps % size == 0)
+
+
+class Epochs:
+    """Makes an epoch's steps, one by one or in launches of a CUDA graph.
+
+    Parameters
+    ----------
+    step, optimizer, device, generators
+        See `Graphed`.
+    steps : int
+        Of an epoch.
+    graphed : bool
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        generators: Sequence[torch.Generator | None],
+        *,
+        steps: int,
+        graphed: bool,
+    ) -> None:
+        self._steps, self._size = steps, launch_size(steps) if graphed else 1
+        self._launch = Graphed(step, optimizer, device, generators) if graphed else Eager(step, optimizer, device)
+
+    def __call__(
+        self,
+        epoch: int,
+        batches: Iterator[tuple[Tensor, ...]],
+        rate: Callable[[int], float],
+        on_step_end: Callable[[], None],
+    ) -> None:
+        """Make the steps of an epoch, the first being 1, with the learning rate of each of the run's steps from 0."""
+        for first in range((epoch - 1) * self._steps, epoch * self._steps, self._size):
+            rates = [rate(step) for step in range(first, first + self._size)]
+            self._launch([next(batches) for _ in rates], rates)
+            for _ in rates:
+                on_step_end()
 
 
 class Eager:

@@ -14,7 +14,7 @@ from torch.func import functional_call, stack_module_state
 
 from laddernet.ladder import Ladder
 from laddernet.optimizer import Adam
-from laddernet.steps import Eager, Graphed, launch_size
+from laddernet.steps import Epochs
 from laddernet.training import (
     Callback,
     EpochRecord,
@@ -107,8 +107,8 @@ def train_together(
     per_epoch = steps_per_epoch(len(x), batch)
     decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
     drawn = [draw_batches(count, len(x) if base.decoder else None, config, generator) for generator in generators]
-    layers = len(base.denoising_weights)
-    sums = torch.zeros(len(ladders), layers + 2, dtype=x.dtype, device=x.device)
+    batches = (_stacked(each, offsets) for each in zip(*drawn, strict=True))
+    sums = torch.zeros(len(ladders), len(base.denoising_weights) + 2, dtype=x.dtype, device=x.device)
     low = resolve_precision(config.precision, base) == "bfloat16"
 
     def step(rows: tuple[Tensor, ...]) -> None:
@@ -125,23 +125,16 @@ def train_together(
         sums.add_(vectors.detach())
 
     graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption)
-    a_launch = launch_size(per_epoch) if graphed else 1
     sources = [ladder.generator for ladder in ladders]
-    launch = Graphed(step, optimizer, x.device, sources) if graphed else Eager(step, optimizer, x.device)
+    run = Epochs(step, optimizer, x.device, sources, steps=per_epoch, graphed=graphed)
     callback = callback or Callback()
     histories: list[list[EpochRecord]] = [[] for _ in ladders]
     callback.on_train_begin(config.epochs, per_epoch)
-    steps_made = 0
     try:
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             sums.zero_()
-            for first in range((epoch - 1) * per_epoch, epoch * per_epoch, a_launch):
-                rates = [config.learning_rate * decay(n) for n in range(first, first + a_launch)]
-                launch([_stacked([next(source) for source in drawn], offsets) for _ in rates], rates)
-                steps_made += len(rates)
-                for _ in rates:
-                    callback.on_step_end()
+            run(epoch, batches, lambda step: config.learning_rate * decay(step), callback.on_step_end)
             learning_rate = float(optimizer.param_groups[0]["lr"])
             for ladder, history, means in zip(ladders, histories, (sums / per_epoch).tolist(), strict=True):
                 history.append(record_of(epoch, means, learning_rate, ladder))
@@ -154,7 +147,7 @@ def train_together(
             for i, ladder in enumerate(ladders):
                 for name, parameter in ladder.named_parameters():
                     parameter.copy_(parameters[name][i])
-                ladder.steps += steps_made
+                ladder.steps += len(histories[i]) * per_epoch
     for ladder in ladders:
         ladder.calibrate(x)
     return histories

@@ -17,11 +17,11 @@ from laddernet.ladder import Costs, Ladder
 from laddernet.noise import Corruption, gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
-from laddernet.steps import Eager, Graphed, launch_size
+from laddernet.steps import Epochs
 
 ONE_THREAD_PARAMETERS = 300_000
-"""A ladder with fewer parameters trains on one CPU thread: a second one gains nothing (3 % slower for 64-250-250-10,
-20 % faster for 784-250-250-10), and where another process wants the core, waiting for it makes a step many times
+"""A ladder with fewer parameters trains on one CPU thread: a second one gains little (nothing for 47-100-100-4, a fifth
+of the time for 64-250-250-10), and where another process wants the core, waiting for it makes a step many times
 slower."""
 
 GRAPHED_STEPS = 500
@@ -29,6 +29,7 @@ GRAPHED_STEPS = 500
 
 VALIDATION_ROWS = 10_000
 """Training rows, at most and evenly spaced, on which statistics are made exact before each validation."""
+
 COMPILED_WORK = 5e7
 """Steps times rows of a batch times units of all layers from which a run with a decoder uses the compiled kernels. They
 save some 40 ns of each; building them, once on a machine, takes one to two seconds. Without a decoder it is ten times
@@ -214,8 +215,8 @@ def cpu_capabilities() -> Mapping[str, Any]:
 def has_fast_bfloat16(capabilities: Mapping[str, Any]) -> bool:
     """Return whether bfloat16 products are faster than float32 ones: with AMX, or with AVX-512 BF16 but Intel's.
 
-    Intel's AVX-512 BF16 has half as many units as its float32 arithmetic: 21 ms for the products of a step of the
-    MNIST network, against 12 in float32. AMD's took half of float32's time.
+    Intel's AVX-512 BF16 has half as many units as its float32 arithmetic; on AMD's processors bfloat16 products took
+    half of float32's time. The figures are in docs/performance.md.
     """
     vector = capabilities.get("avx512_bf16", False) and "Intel" not in str(capabilities.get("cpu_name", "Intel"))
     return bool(capabilities.get("amx_bf16", False) or vector)
@@ -347,18 +348,12 @@ def train(
         autocast = stack.enter_context(context)
         graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladder.corruption)
         graphed = graphed and isinstance(optimizer, Adam)
-        a_launch = launch_size(per_epoch) if graphed else 1
-        sources = [ladder.generator]
-        launch = Graphed(step, optimizer, x.device, sources) if graphed else Eager(step, optimizer, x.device)
+        run = Epochs(step, optimizer, x.device, [ladder.generator], steps=per_epoch, graphed=graphed)
         for epoch in range(1, config.epochs + 1):
             started = time.perf_counter()
             ladder.train()
             sums.zero_()
-            for first in range((epoch - 1) * per_epoch, epoch * per_epoch, a_launch):
-                rates = [config.learning_rate * decay(n) for n in range(first, first + a_launch)]
-                launch([next(drawn) for _ in rates], rates)
-                for _ in rates:
-                    callback.on_step_end()
+            run(epoch, drawn, lambda step: config.learning_rate * decay(step), callback.on_step_end)
             learning_rate = float(optimizer.param_groups[0]["lr"])
             record = record_of(epoch, (sums / per_epoch).tolist(), learning_rate, ladder)
             ladder.eval()
