@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,18 +25,30 @@ class GivenNoise:
         return self.arrays.pop(0).clone()
 
 
+class Section(NamedTuple):
+    """A map of a fully connected ladder, and the rung after it."""
+
+    map: nn.Module
+    rung: nn.Module
+
+
+def sections(ladder: Ladder) -> list[Section]:
+    """The maps and rungs of a ladder without batch normalisation of its own."""
+    return [Section(*module) for module in ladder.network.modules() if type(module).__name__ == "_WithRung"]
+
+
 def parameters_of(ladder: Ladder) -> oracle.Parameters:
     """Copy a ladder's parameters into the oracle's own structure."""
 
     def array(tensor):
         return None if tensor is None else tensor.detach().numpy().copy()
 
-    sections = dict(enumerate(ladder.sections, start=1))
+    layers = dict(enumerate(sections(ladder), start=1))
     decoder = {int(layer): module for layer, module in ladder.decoder.items()}
     return oracle.Parameters(
-        W={layer: array(section.map.weight) for layer, section in sections.items()},
-        beta={layer: array(section.rung.beta) for layer, section in sections.items()},
-        gamma={layer: array(section.rung.gamma) for layer, section in sections.items()},
+        W={layer: array(section.map.weight) for layer, section in layers.items()},
+        beta={layer: array(section.rung.beta) for layer, section in layers.items()},
+        gamma={layer: array(section.rung.gamma) for layer, section in layers.items()},
         V={layer + 1: array(m.map.weight) for layer, m in decoder.items() if m.map is not None},
         a={layer: [array(p) for p in m.combinator.parameters()] for layer, m in decoder.items()},
     )

@@ -129,7 +129,7 @@ def edit_config(run, **changes):
 
 def drop_tensor(run):
     tensors = load_file(run / "weights.safetensors")
-    tensors.pop("ladder.sections.0.map.weight")
+    tensors.pop("ladder.network.0.0.weight")
     save_file(tensors, run / "weights.safetensors")
 
 
@@ -143,7 +143,7 @@ DAMAGES = {
     "nothing there": (shutil.rmtree, "is not a run folder: config.json cannot be read"),
     "config cut": (lambda run: (run / "config.json").write_text('{"format": 1,'), "config.json is damaged"),
     "config list": (lambda run: (run / "config.json").write_text("[]"), "does not hold a JSON object"),
-    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 3"),
+    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 4"),
     "unknown field": (lambda run: edit_config(run, surprise=1), "missing or unknown fields: surprise"),
     "estimator": (lambda run: edit_config(run, estimator="os.system"), "not a usable run.*os.system"),
     "argument": (lambda run: edit_config(run, parameters={"depth": 3}), "not a usable run.*depth"),
@@ -157,7 +157,7 @@ DAMAGES = {
         lambda run: (run / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:-50]),
         "not a usable run",
     ),
-    "weights missing": (drop_tensor, "not a usable run.*sections.0.map.weight"),
+    "weights missing": (drop_tensor, "not a usable run.*ladder.network.0.0.weight"),
     "scaling": (reshape_scaling, "another number of columns"),
     "history": (lambda run: (run / "history.jsonl").write_text("{"), "not a usable run"),
     "metrics": (lambda run: (run / "metrics.json").unlink(), "metrics.json cannot be read"),

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from conftest import sections
 from laddernet import LadderClassifier, LadderRegressor, TrainingError
 from laddernet.training import Callback
 
@@ -306,7 +307,7 @@ def test_epochs_are_enough_for_some_steps_unless_told(rows, batch_size, epochs):
 def test_widths_are_chosen_by_the_columns_unless_told(columns, width):
     X = np.random.default_rng(0).normal(size=(40, columns))
     model = LadderClassifier(max_epochs=1).fit(X, np.arange(40) % 2)
-    assert [section.rung.features for section in model.ladder_.sections] == [width, width, 2]
+    assert [section.rung.shape[0] for section in sections(model.ladder_)] == [width, width, 2]
     assert model.transform(X).shape == (40, width)
 
 
@@ -316,7 +317,7 @@ def test_transform_is_the_last_hidden_layer():
     assert hidden.shape == (150, 7)
     assert (hidden >= 0).all()
     assert model.get_feature_names_out().tolist() == [f"ladderclassifier{i}" for i in range(7)]
-    logits = model.ladder_.sections[-1].double().clean(torch.from_numpy(hidden))
+    logits = model.ladder_.double().network[-1](torch.from_numpy(hidden))
     np.testing.assert_allclose(torch.softmax(logits, 1).detach(), model.predict_proba(IRIS_X), rtol=1e-9)
 
 
@@ -361,7 +362,7 @@ def test_variants(variant):
 def test_precisions(precision):
     model = small(precision=precision).fit(IRIS_X, few(IRIS_Y))
     assert model.precision_ == precision
-    assert model.ladder_.sections[0].map.weight.dtype == (torch.float64 if precision == "float64" else torch.float32)
+    assert sections(model.ladder_)[0].map.weight.dtype == (torch.float64 if precision == "float64" else torch.float32)
     assert model.score(IRIS_X, IRIS_Y) > 0.85
 
 

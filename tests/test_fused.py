@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import sections
 from laddernet.fused import normal, slope_of
 from laddernet.kernels import load
 from laddernet.ladder import VARIANTS, Ladder
@@ -223,14 +224,13 @@ def test_streams_get_noise_of_their_own():
     library = load(torch.float32)
     ladder = Ladder(mlp([6, 20, 3]), noise_std=0.5)
     ladder.generator = torch.Generator().manual_seed(0)
-    beta = ladder.sections[0].rung.beta
-    labeled, unlabeled, clean = ladder._draw(1, beta, [400, 500, 500], library)
+    labeled, unlabeled, clean = ladder._draw(1, (20,), [400, 500, 500], library)
     assert clean is None
     assert (labeled.shape, unlabeled.shape) == ((400, 20), (500, 20))
     for noise in (labeled, unlabeled):
         assert noise.std().item() == pytest.approx(0.5, rel=0.03)
     assert abs(np.corrcoef(labeled.flatten(), unlabeled[:400].flatten())[0, 1]) < 0.04
-    assert normal(library, 3, 4, std=0.0, generator=None).abs().max() == 0
+    assert normal(library, (3, 4), std=0.0, generator=None).abs().max() == 0
 
 
 def test_slopes():
@@ -265,7 +265,7 @@ def test_a_weight_that_is_a_transposed_view_is_trained_as_any_other():
         x = torch.randn(60, 6, generator=generator)
         config = TrainingConfig(epochs=3, batch_size=20, kernels="compiled")
         train(ladder, x, x[:12], torch.arange(12) % 3, config, generator=generator)
-        learned.append(ladder.sections[0].map.weight)
+        learned.append(sections(ladder)[0].map.weight)
     assert torch.equal(*learned)
 
 
@@ -273,10 +273,10 @@ def test_a_weight_that_is_a_transposed_view_is_trained_as_any_other():
 def test_a_frozen_weight_stays_as_it_is(precision):
     generator = torch.Generator().manual_seed(0)
     ladder = Ladder(mlp([6, 20, 3], generator=generator), generator=generator)
-    ladder.sections[0].map.weight.requires_grad_(False)
-    before = ladder.sections[0].map.weight.clone()
+    sections(ladder)[0].map.weight.requires_grad_(False)
+    before = sections(ladder)[0].map.weight.clone()
     x = torch.randn(60, 6, generator=generator)
     config = TrainingConfig(epochs=2, batch_size=20, kernels="compiled", precision=precision)
     train(ladder, x, x[:12], torch.arange(12) % 3, config, generator=generator)
-    assert torch.equal(ladder.sections[0].map.weight, before)
-    assert ladder.sections[0].rung.beta.abs().max() > 0
+    assert torch.equal(sections(ladder)[0].map.weight, before)
+    assert sections(ladder)[0].rung.beta.abs().max() > 0

@@ -87,7 +87,7 @@ def test_a_source_that_does_not_compile_leaves_nothing_behind(tmp_path, monkeypa
 
 class TestNormal:
     def test_the_numbers_are_standard_normal_and_independent(self, library):
-        numbers = normal(library, 1000, 1001, std=1.0, generator=torch.Generator().manual_seed(0)).double().numpy()
+        numbers = normal(library, (1000, 1001), std=1.0, generator=torch.Generator().manual_seed(0)).double().numpy()
         flat = numbers.ravel()
         assert np.isfinite(flat).all()
         assert stats.kstest(flat, "norm").pvalue > 0.001
@@ -103,7 +103,7 @@ class TestNormal:
         def draw(seed, threads):
             torch.set_num_threads(threads)
             try:
-                return normal(library, 300, 333, std=0.3, generator=torch.Generator().manual_seed(seed))
+                return normal(library, (300, 333), std=0.3, generator=torch.Generator().manual_seed(seed))
             finally:
                 torch.set_num_threads(1)
 
@@ -113,6 +113,6 @@ class TestNormal:
 
     def test_each_call_goes_on_with_the_generator(self, library):
         generator = torch.Generator().manual_seed(0)
-        first, second = (normal(library, 7, 5, std=1.0, generator=generator) for _ in range(2))
+        first, second = (normal(library, (7, 5), std=1.0, generator=generator) for _ in range(2))
         assert not torch.equal(first, second)
         assert not set(first.flatten().tolist()) & set(second.flatten().tolist())

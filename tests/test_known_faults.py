@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import oracle
+from conftest import sections
 from laddernet import Ladder, LadderClassifier
 from laddernet.data import choose_labeled
 from laddernet.networks import mlp
@@ -34,7 +35,7 @@ def assert_costs_agree(case, layers):
 def widen(case, factor):
     """Make the pre-activations of layer 1 have deviations far from 1, so that variance and deviation differ."""
     with torch.no_grad():
-        case.ladder.sections[0].map.weight *= factor
+        sections(case.ladder)[0].map.weight *= factor
     case.parameters.W[1] *= factor
     return case
 
@@ -70,8 +71,8 @@ def test_fault_04_the_supervised_cost_has_no_floor(supervised_path):
     """Softmax twice cannot get below 1.4612 for ten classes; sure and right answers cost nothing here."""
     ladder = Ladder(nn.Linear(10, 10, bias=False), noise_std=0.0, variant="baseline", supervised_path=supervised_path)
     with torch.no_grad():
-        ladder.sections[0].map.weight.copy_(torch.eye(10))
-        ladder.sections[0].rung.gamma.fill_(20.0)
+        sections(ladder)[0].map.weight.copy_(torch.eye(10))
+        sections(ladder)[0].rung.gamma.fill_(20.0)
     assert ladder(torch.eye(10), torch.arange(10)).supervised < 1e-6
 
 
@@ -80,7 +81,7 @@ def test_fault_05_gradients_flow_through_the_clean_target_and_its_statistics(mak
     case = make_case(weights=(0.0, 1.0, 0.0, 0.0), fused=fused)
     case.costs().total.backward()
     expected = oracle.gradient(case.parameters, case.problem, lambda p: p.W[1])
-    np.testing.assert_allclose(case.ladder.sections[0].map.weight.grad, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(sections(case.ladder)[0].map.weight.grad, expected, rtol=1e-6, atol=1e-8)
 
 
 @both_ways

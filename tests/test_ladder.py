@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import oracle
+from conftest import sections
 from laddernet.combinators import AMLP
 from laddernet.ladder import Ladder
 from laddernet.noise import masking
@@ -58,7 +59,7 @@ def test_gradients_agree_with_the_oracle(make_case, setting, fused):
     case = make_case(**setting, fused=fused)
     case.costs().total.backward()
     compared = 0
-    for layer, section in enumerate(case.ladder.sections, start=1):
+    for layer, section in enumerate(sections(case.ladder), start=1):
         pairs = [
             (section.map.weight, lambda p, n=layer: p.W[n]),
             (section.rung.beta, lambda p, n=layer: p.beta[n]),
@@ -116,10 +117,10 @@ def test_calibration_depends_on_the_batch_size_by_rounding_only(make_case):
 def test_calibration_pools_with_the_statistics_of_earlier_rows(make_case):
     case = make_case()
     x = torch.randn(57, 5, dtype=torch.float64) * 3
-    rung = case.ladder.sections[0].rung
+    rung = sections(case.ladder)[0].rung
     case.ladder.calibrate(x[:56])
     case.ladder.calibrate(x[56:], rows_before=56)
-    z_pre = case.ladder.sections[0].map(x)
+    z_pre = sections(case.ladder)[0].map(x)
     torch.testing.assert_close(rung.statistics.mean, z_pre.mean(dim=0))
     torch.testing.assert_close(rung.statistics.var, z_pre.var(dim=0, correction=0))
     with pytest.raises(ValueError, match="x has 1 rows; batch statistics need at least 2"):
@@ -152,7 +153,7 @@ def test_the_plain_encoder_gives_the_logits(make_case):
     torch.testing.assert_close(plain(x), case.ladder.logits(x), rtol=1e-9, atol=1e-12)
     with torch.no_grad():
         plain[0].weight.zero_()
-    assert case.ladder.sections[0].map.weight.abs().sum() > 0
+    assert sections(case.ladder)[0].map.weight.abs().sum() > 0
 
 
 def test_denoise_runs_down_to_the_input(make_case):
@@ -193,14 +194,14 @@ def test_evaluation_mode_leaves_the_statistics_alone(make_case):
     case.ladder.train()
     assert case.costs().total.item() == evaluated.total.item()
     assert case.ladder.steps.item() == 1
-    assert not torch.equal(case.ladder.sections[0].rung.statistics.mean, before["sections.0.rung.statistics.mean"])
+    assert not torch.equal(sections(case.ladder)[0].rung.statistics.mean, before["network.0.1.statistics.mean"])
 
 
 def test_running_statistics_are_those_of_the_clean_stream(make_case):
     case = make_case()
     case.costs()
     _, z_pre, _, _ = oracle.encode(case.parameters, case.problem, case.problem.x_unlabeled, None)
-    for layer, section in enumerate(case.ladder.sections, start=1):
+    for layer, section in enumerate(sections(case.ladder), start=1):
         np.testing.assert_allclose(section.rung.statistics.mean, z_pre[layer].mean(axis=0), rtol=1e-9, atol=1e-12)
         unbiased = z_pre[layer].var(axis=0, ddof=1)
         np.testing.assert_allclose(section.rung.statistics.var, unbiased, rtol=1e-6, atol=1e-9)
@@ -227,7 +228,7 @@ def test_only_what_a_cost_reaches_is_built_and_computed(make_case, setting, deco
     case = make_case(**setting)
     assert list(case.ladder.decoder) == decoder
     seen = []
-    for section in case.ladder.sections:
+    for section in sections(case.ladder):
         section.map.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     case.costs().total.backward()
     assert seen == rows  # one product a layer: 6 labelled, 7 noisy and, where a cost needs it, 7 clean rows

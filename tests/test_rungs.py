@@ -1,58 +1,163 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from conftest import sections
 from laddernet.ladder import Ladder
-from laddernet.rungs import mirror, split
+from laddernet.networks import ResidualBlock, WideResNet
+from laddernet.rungs import Normalization, Rung, place
+
+
+def rungs_of(encoder, rungs=None, input_shape=None):
+    return [made for made in place(encoder, rungs, input_shape).normalizations if isinstance(made, Rung)]
 
 
 def test_biases_go_weights_stay_and_the_original_is_untouched():
     encoder = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    sections = split(encoder)
-    assert [section.map.bias for section in sections] == [None, None]
-    assert torch.equal(sections[0].map.weight, encoder[0].weight)
+    ladder = Ladder(encoder)
+    assert [section.map.bias for section in sections(ladder)] == [None, None]
+    assert torch.equal(sections(ladder)[0].map.weight, encoder[0].weight)
     with torch.no_grad():
-        sections[0].map.weight.zero_()
+        sections(ladder)[0].map.weight.zero_()
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert encoder.training
 
 
-def with_batch_norm():
+def trained(encoder, *shape):
+    """A network whose batch normalisations have seen data and have scales of their own, one of them dead."""
     torch.manual_seed(0)
-    encoder = nn.Sequential(
-        nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.LeakyReLU(0.1)),
-        nn.Linear(6, 5),
-        nn.ReLU(),
-        nn.Linear(5, 3, bias=False),
-        nn.BatchNorm1d(3),
-    )
     for _ in range(20):
-        encoder(torch.randn(16, 4) * 3 + 1)
+        encoder(torch.randn(16, *shape) * 3 + 1)
     with torch.no_grad():
-        for norm in (encoder[0][1], encoder[4]):
-            norm.weight.uniform_(0.5, 2)
-            norm.weight[0] = 0  # a dead scale keeps its shift
-            norm.bias.normal_()
+        for norm in encoder.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
+                norm.weight.uniform_(0.5, 2)
+                norm.weight[0] = 0
+                norm.bias.normal_()
     return encoder.eval()
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        nn.Linear(4, 3),
-        nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)),
-        nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3, bias=False)),
-        nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 3)),
-        nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 3)),
-        with_batch_norm(),
-    ],
-    ids=["linear", "bias", "tanh", "plain-bn", "prelu", "learned-bn"],
-)
-def test_before_training_a_ladder_answers_as_the_network_did(encoder):
-    x = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
-    encoder.eval()
+def with_batch_norm():
+    return trained(
+        nn.Sequential(
+            nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.LeakyReLU(0.1)),
+            nn.Linear(6, 5),
+            nn.ReLU(),
+            nn.Linear(5, 3, bias=False),
+            nn.BatchNorm1d(3),
+        ),
+        4,
+    )
+
+
+class Functional(nn.Module):
+    """Everything but the maps is in its `forward`; the last map's output is reused, and a branch has a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, stride=2)
+        self.second = nn.Conv2d(4, 6, 2)
+        self.norm = nn.BatchNorm2d(6)
+        self.branch = nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.head = nn.Linear(6 * 1 * 2, 3)
+
+    def forward(self, x):
+        h = functional.relu(self.first(x), inplace=True)
+        h = self.norm(self.second(functional.max_pool2d(h, 2, ceil_mode=True)))
+        h = h + self.branch(h)
+        return self.head(functional.gelu(h).flatten(1))
+
+
+NETWORKS = {
+    "linear": (lambda: nn.Linear(4, 3), (4,)),
+    "bias": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), (4,)),
+    "tanh": (lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3, bias=False)), (4,)),
+    "plain-bn": (
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 3)),
+        (4,),
+    ),
+    "prelu": (lambda: nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 3)), (4,)),
+    "learned-bn": (with_batch_norm, (4,)),
+    "dropout": (lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 3)), (4,)),
+    "layer-norm": (lambda: nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3)), (4,)),
+    "group-norm": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(12, 3)
+        ),
+        (2, 9),
+    ),
+    "functional": (lambda: trained(Functional(), 2, 8, 11), (2, 8, 11)),
+    "residual": (lambda: trained(WideResNet((2, 7, 9), 3, width=1), 2, 7, 9), (2, 7, 9)),
+    "transposed": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(1, 3, 3, stride=2, output_padding=1), nn.SiLU(), nn.AdaptiveMaxPool2d((2, 3)),
+            nn.Conv2d(3, 4, 3, padding="same"), nn.SELU(), nn.Flatten(), nn.Linear(24, 3),
+        ),
+        (1, 4, 5),
+    ),
+    "three-dimensional": (
+        lambda: nn.Sequential(
+            nn.Conv3d(1, 4, 2), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
+        ),
+        (1, 3, 4, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=NETWORKS, ids=list(NETWORKS))
+def network(request):
+    make, shape = NETWORKS[request.param]
+    torch.manual_seed(1)
+    return make().eval(), torch.randn(10, *shape)
+
+
+def test_before_training_a_ladder_answers_as_the_network_did(network):
+    encoder, x = network
     expected = torch.softmax(encoder(x), dim=1)
-    torch.testing.assert_close(Ladder(encoder).predict(x), expected, rtol=1e-4, atol=1e-6)
+    ladder = Ladder(encoder, input_shape=x.shape[1:])
+    torch.testing.assert_close(ladder.predict(x), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_after_training_the_plain_encoder_answers_as_the_ladder_does(network):
+    encoder, x = network
+    ladder = Ladder(encoder, input_shape=x.shape[1:], generator=torch.Generator().manual_seed(0))
+    for parameter in ladder.parameters():
+        parameter.data *= 1 + 0.1 * torch.randn(parameter.shape)  # a dead scale stays dead
+    costs = ladder(x, torch.arange(10) % 3, x)
+    costs.total.backward()
+    assert all(parameter.grad is not None for name, parameter in ladder.named_parameters() if "statistics" not in name)
+    ladder.calibrate(x, batch_size=4)
+    plain = ladder.encoder
+    torch.testing.assert_close(torch.softmax(plain(x), dim=1), ladder.predict(x), rtol=1e-5, atol=1e-5)
+    assert not any(type(module).__module__.startswith("laddernet") and type(module) not in (WideResNet, ResidualBlock)
+                   for module in plain.modules())  # fmt: skip
+
+
+def test_calibration_makes_every_normalisation_exact(network):
+    encoder, x = network
+    ladder = Ladder(encoder.double(), input_shape=x.shape[1:], variant="baseline")
+    x = x.double()
+    ladder.calibrate(x, batch_size=3)
+    plain = ladder.encoder.train()
+    for module in plain.modules():
+        if isinstance(module, (nn.Dropout,)):
+            module.eval()
+    torch.testing.assert_close(plain(x), ladder.logits(x), rtol=1e-8, atol=1e-8)
+
+
+def test_the_plain_encoder_is_of_the_callers_own_class():
+    encoder = trained(Functional(), 2, 8, 11)
+    plain = Ladder(encoder, input_shape=(2, 8, 11), rungs=("norm", "head")).encoder
+    assert type(plain) is Functional
+    assert type(plain.norm) is nn.BatchNorm2d
+    assert [type(module) for module in plain.head] == [nn.Linear, nn.BatchNorm1d]
+    sequence = Ladder(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))).encoder
+    kinds = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
+    assert [type(module) for module in sequence] == kinds
 
 
 def test_a_network_in_float64_keeps_its_precision():
@@ -72,18 +177,83 @@ def test_scale_is_learned_only_where_it_is_not_redundant():
     encoder = nn.Sequential(
         nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.LeakyReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)
     )
-    assert [section.rung.gamma is not None for section in split(encoder)] == [False, False, True, True]
+    assert [rung.gamma is not None for rung in rungs_of(encoder)] == [False, False, True, True]
 
 
-def test_mirror_of_a_linear_map():
-    back = mirror(nn.Linear(500, 400), torch.Generator().manual_seed(0))
-    assert (back.in_features, back.out_features, back.bias) == (400, 500, None)
-    assert back.weight.std().item() == pytest.approx(400**-0.5, rel=0.02)
+def test_what_batch_normalisation_learns_a_rung_learns():
+    frozen = nn.BatchNorm1d(2)
+    frozen.weight.requires_grad_(False)
+    encoder = nn.Sequential(
+        nn.Conv1d(1, 3, 2), nn.BatchNorm1d(3), nn.ReLU(), nn.MaxPool1d(2), nn.BatchNorm1d(3, affine=False),
+        nn.Flatten(), nn.Linear(6, 2), frozen,
+    )  # fmt: skip
+    learned = [(rung.beta is not None, rung.gamma is not None) for rung in rungs_of(encoder, None, (1, 5))]
+    assert learned == [(True, False), (False, False), (True, False)]
 
 
-def test_a_map_without_a_mirror_is_named():
-    with pytest.raises(TypeError, match="no decoder is known for a map of type Bilinear"):
-        mirror(nn.Bilinear(2, 2, 2), None)
+def test_rungs_by_default():
+    names = [rung.name for rung in rungs_of(WideResNet((1, 8, 8), 3, blocks=2), None, (1, 8, 8))]
+    assert names == [
+        "blocks.0.norm1", "blocks.0", "blocks.2.norm1", "blocks.2", "blocks.4.norm1", "blocks.4", "norm", "head"
+    ]  # fmt: skip
+    names = [rung.name for rung in rungs_of(Functional(), None, (2, 8, 11))]
+    assert names == ["first", "norm", "head"]  # the branch's norm is no rung
+
+
+def test_rungs_where_the_caller_names_them():
+    encoder = nn.Sequential()
+    encoder.add_module("stem", nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+    encoder.add_module("pool", nn.MaxPool2d(2))
+    encoder.add_module("conv", nn.Conv2d(4, 5, 2))
+    encoder.add_module("norm", nn.BatchNorm2d(5))
+    encoder.add_module("end", nn.Flatten())
+    encoder.add_module("head", nn.Linear(20, 3))
+    placed = place(encoder, ("stem", "pool", "conv", "head"), (1, 8, 8))
+    made = [m for m in placed.normalizations if isinstance(m, Rung)]
+    assert [rung.name for rung in made] == ["stem.1", "pool", "norm", "head"]
+    assert (made[1].beta, made[1].gamma) == (None, None)
+    assert len(placed.normalizations) == 4
+    few = place(encoder, ("head",), (1, 8, 8)).normalizations
+    assert [type(made) for made in few] == [Normalization, Normalization, Rung]
+
+
+def test_a_norm_inside_a_block_has_statistics_of_each_stream():
+    encoder = nn.Sequential(ResidualBlock(2, 2), nn.Flatten(), nn.Linear(18, 3)).double()
+    ladder = Ladder(encoder, input_shape=(2, 3, 3), noise_std=0.0)
+    x = torch.randn(8, 2, 3, 3, dtype=torch.float64)
+    alone = ladder(x[:4], torch.arange(4) % 3, x)
+    beside = ladder(x[:4], torch.arange(4) % 3, 100 + 7 * x)
+    torch.testing.assert_close(alone.supervised, beside.supervised, rtol=1e-12, atol=0)
+
+
+def test_dropout_takes_place_in_the_noisy_streams_alone():
+    encoder = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Dropout(0.5), nn.Linear(20, 3))
+    seen = []
+    ladder = Ladder(encoder, noise_std=0.0, generator=torch.Generator().manual_seed(0))
+    ladder.network[2].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    x = torch.randn(40, 6)
+    state = torch.get_rng_state()
+    ladder(x[:10], torch.arange(10) % 3, x)
+    (before, after), = seen  # fmt: skip
+    assert torch.equal(after[50:], before[50:])
+    noisy = after[:50][before[:50] > 0] / before[:50][before[:50] > 0]
+    assert set(noisy.unique().tolist()) == {0.0, 2.0}
+    assert abs((noisy == 0).float().mean().item() - 0.5) < 0.1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(ladder.encoder[3]) is nn.Dropout
+
+
+def test_dropout_of_channels_drops_whole_ones():
+    encoder = nn.Sequential(nn.Conv1d(1, 30, 1), nn.Dropout1d(0.4), nn.Flatten(), nn.Linear(90, 3))
+    ladder = Ladder(encoder, input_shape=(1, 3), noise_std=0.0, variant="baseline")
+    seen = []
+    ladder.network[1].register_forward_hook(lambda module, inputs, output: seen.append(output == 0))
+    ladder(torch.rand(20, 1, 3) + 1, torch.arange(20) % 3)
+    assert torch.equal(seen[0].all(dim=2), seen[0].any(dim=2))
+    assert abs(seen[0].float().mean().item() - 0.4) < 0.1
+    ladder.eval()
+    ladder(torch.rand(20, 1, 3) + 1, torch.arange(20) % 3)
+    assert not seen[1].any()
 
 
 @pytest.mark.parametrize(
@@ -92,13 +262,12 @@ def test_a_map_without_a_mirror_is_named():
         ([nn.Linear(3, 2), nn.Softmax(1)], ValueError, "ends in Softmax: take it out.*needs the logits"),
         ([nn.Linear(3, 2), nn.LogSoftmax(1)], ValueError, "ends in LogSoftmax"),
         ([nn.Linear(3, 2), nn.Sigmoid()], ValueError, "ends in Sigmoid"),
-        ([nn.Linear(3, 2), nn.ReLU()], ValueError, "must end in the linear map that gives the logits"),
-        ([nn.Flatten(), nn.Linear(3, 2)], ValueError, "must start with nn.Linear, but starts with Flatten"),
-        ([], ValueError, "starts with nothing"),
-        ([nn.Linear(3, 3), nn.Dropout(), nn.Linear(3, 2)], TypeError, "module 1 .*Dropout.*noise of its own"),
-        ([nn.Linear(3, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2)], TypeError, "module 2 .*BatchNorm1d"),
-        ([nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 2)], TypeError, "LayerNorm.*neither a linear map nor"),
-        ([nn.Linear(3, 3), nn.Conv1d(1, 1, 1), nn.Linear(3, 2)], TypeError, "Conv1d"),
+        ([nn.Linear(3, 2), nn.ReLU()], ValueError, "must end in what gives the logits, but ends in ReLU"),
+        ([nn.Flatten(), nn.Linear(3, 2)], ValueError, "begins with Flatten.* give it as input_shape"),
+        ([], ValueError, "begins with Sequential"),
+        ([nn.Linear(3, 3), nn.AlphaDropout(), nn.Linear(3, 2)], TypeError, "module '1' .*AlphaDropout.*nn.Dropout"),
+        ([nn.Linear(3, 4), nn.Linear(3, 2)], ValueError, r"cannot take rows of shape \(3,\).*input_shape"),
+        ([nn.Linear(3, 3), nn.LazyLinear(2)], ValueError, "'1' of the encoder, LazyLinear, has no weights yet"),
     ],
 )
 def test_networks_that_cannot_become_a_ladder_are_refused(modules, error, message):
@@ -106,6 +275,52 @@ def test_networks_that_cannot_become_a_ladder_are_refused(modules, error, messag
         Ladder(nn.Sequential(*modules))
 
 
-def test_other_modules_are_refused_by_name():
-    with pytest.raises(TypeError, match=r"must be an nn\.Sequential .* got LSTM"):
-        Ladder(nn.LSTM(3, 3))
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean(dim=0)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.norm, self.head = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.norm(self.map(self.norm(x))))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "error", "message"),
+    [
+        (nn.LSTM(3, 3), {"input_shape": (5, 3)}, ValueError, "must give logits of shape .*tuple"),
+        (nn.Sequential(nn.Linear(3, 2), Centred()), {}, ValueError, "depends on the other rows"),
+        (nn.Conv1d(1, 2, 3), {"input_shape": (1, 3)}, ValueError, r"gives shape \(3, 2, 1\). End it in a pool"),
+        (nn.Sequential(nn.Linear(3, 2), nn.Flatten()), {"rungs": ("0", "2")}, ValueError, "names '2'.*It has 0, 1"),
+        (nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), {"rungs": ("0",)}, ValueError, "add '1' to rungs"),
+        (nn.Linear(3, 2), {"rungs": "head"}, ValueError, "must be a sequence of submodules"),
+        (Twice(), {}, ValueError, "'norm' of the encoder, BatchNorm1d, is called more than once"),
+        (
+            nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(8, 2)),
+            {"input_shape": (2, 3)},
+            ValueError,
+            r"'0' of the encoder, Linear, gives rows of shape \(2, 4\), its features last",
+        ),
+        ("mlp", {}, TypeError, "must be a torch module, got str"),
+    ],
+)
+def test_what_else_cannot_become_a_ladder_is_named(encoder, options, error, message):
+    with pytest.raises(error, match=message):
+        Ladder(encoder, **options)
+
+
+def test_a_copy_of_a_ladder_is_its_own():
+    ladder = Ladder(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    other = copy.deepcopy(ladder)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    x = torch.randn(6, 4)
+    assert not torch.equal(ladder.predict(x), other.predict(x))
+    before = {name: buffer.clone() for name, buffer in ladder.named_buffers()}
+    other(x, torch.arange(6) % 2, x)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in ladder.named_buffers())

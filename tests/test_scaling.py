@@ -163,7 +163,7 @@ def test_large_arrays_are_measured_in_parts_and_whole():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="input_scaling must be one of auto, pooled, columns, none, got 'minmax'"):
+    with pytest.raises(ValueError, match="one of auto, pooled, columns, none, whitened, got 'minmax'"):
         Scaling.fit(MIXED, "minmax")
 
 

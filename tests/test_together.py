@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import sections
 from laddernet import LadderClassifier, TrainingError
 from laddernet.data import hide_labels, load
 from laddernet.estimators import fit_together
@@ -98,9 +99,9 @@ def test_the_steps_count_for_later_training():
 def test_each_ladder_draws_for_itself():
     config = TrainingConfig(epochs=1, batch_size=12)
     _, _, (first, second), _ = alone_and_together(config, seeds=(3, 4))
-    assert not torch.equal(first.sections[0].map.weight, second.sections[0].map.weight)
+    assert not torch.equal(sections(first)[0].map.weight, sections(second)[0].map.weight)
     _, _, (first, second), _ = alone_and_together(config, seeds=(3, 3))
-    torch.testing.assert_close(first.sections[0].map.weight, second.sections[0].map.weight, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sections(first)[0].map.weight, sections(second)[0].map.weight, rtol=1e-12, atol=1e-12)
 
 
 def test_row_weights_are_each_ladders_own():
@@ -121,7 +122,7 @@ def test_row_weights_are_each_ladders_own():
     ladders, labeled, generators = zip(*weighted, strict=True)
     train_together(ladders, shared(), labeled, config, generators=generators)
     for (ladder, _, _), ours in zip(expected, ladders, strict=True):
-        torch.testing.assert_close(ours.sections[1].map.weight, ladder.sections[1].map.weight, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(sections(ours)[1].map.weight, sections(ladder)[1].map.weight, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import sections
 from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
@@ -108,9 +109,9 @@ def test_denoising_costs_without_a_weight_are_none():
 def test_statistics_end_exact(variant):
     ladder, x, *labeled = problem(variant=variant)
     train(ladder, x, *labeled, TrainingConfig(epochs=2, batch_size=10), generator=generator())
-    z_pre = ladder.sections[0].map(x)
-    torch.testing.assert_close(ladder.sections[0].rung.statistics.mean, z_pre.mean(dim=0))
-    torch.testing.assert_close(ladder.sections[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
+    z_pre = sections(ladder)[0].map(x)
+    torch.testing.assert_close(sections(ladder)[0].rung.statistics.mean, z_pre.mean(dim=0))
+    torch.testing.assert_close(sections(ladder)[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
 
 
 def test_the_seed_fixes_everything():
@@ -191,17 +192,17 @@ def test_training_leaves_nothing_of_the_kernels_behind():
         assert ladder.fused
         assert optimizer.kernels is not None
         assert len(optimizer.low) == 4
-        assert ladder.sections[0].map.low.dtype == torch.bfloat16
+        assert sections(ladder)[0].map.low.dtype == torch.bfloat16
         with autocast():
             assert torch.is_autocast_enabled("cpu")
     assert not torch.is_autocast_enabled("cpu")
     assert not ladder.fused
     assert optimizer.kernels is None
     assert not optimizer.low
-    assert ladder.sections[0].map.low is None
+    assert sections(ladder)[0].map.low is None
     train(ladder, *data, config, generator=generator(), optimizer=optimizer)
     assert not ladder.fused
-    assert ladder.sections[0].map.low is None
+    assert sections(ladder)[0].map.low is None
 
 
 @pytest.mark.parametrize(
@@ -299,8 +300,8 @@ def test_validation_sees_statistics_of_clean_rows(variant):
     seen = []
 
     def validate(ladder):
-        z_pre = ladder.sections[0].map(x)
-        torch.testing.assert_close(ladder.sections[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
+        z_pre = sections(ladder)[0].map(x)
+        torch.testing.assert_close(sections(ladder)[0].rung.statistics.var, z_pre.var(dim=0, correction=0))
         seen.append(True)
         return Validation(0.5)
 
@@ -314,13 +315,13 @@ def test_early_stopping_goes_back_to_the_best_epoch():
     states = []
 
     def validate(ladder):
-        states.append(ladder.sections[0].map.weight.detach().clone())
+        states.append(sections(ladder)[0].map.weight.detach().clone())
         return Validation(next(errors))
 
     ladder, history = run(TrainingConfig(epochs=5, batch_size=10, patience=2), validate=validate)
     assert [record["validation_error"] for record in history] == [0.5, 0.2, 0.3, 0.2]
     assert all("validation_denoising_cost" not in record for record in history)
-    assert torch.equal(ladder.sections[0].map.weight, states[1])
+    assert torch.equal(sections(ladder)[0].map.weight, states[1])
 
 
 @pytest.mark.parametrize(
@@ -337,12 +338,12 @@ def test_the_held_out_denoising_cost_counts_as_progress_and_settles_ties(measure
     answers, states = iter(measured), []
 
     def validate(ladder):
-        states.append(ladder.sections[0].map.weight.detach().clone())
+        states.append(sections(ladder)[0].map.weight.detach().clone())
         return Validation(*next(answers))
 
     ladder, history = run(TrainingConfig(epochs=7, batch_size=10, patience=2), validate=validate)
     assert [(r["validation_error"], r["validation_denoising_cost"]) for r in history] == measured[:epochs]
-    assert torch.equal(ladder.sections[0].map.weight, states[best])
+    assert torch.equal(sections(ladder)[0].map.weight, states[best])
 
 
 class Interrupt(Callback):
@@ -362,8 +363,8 @@ def test_an_interruption_leaves_a_ladder_that_predicts():
         train(ladder, x, *labeled, config, generator=generator(), callback=Interrupt(step=13))
     assert [record["epoch"] for record in raised.value.history] == [1, 2]
     assert not ladder.training
-    z_pre = ladder.sections[0].map(x)
-    torch.testing.assert_close(ladder.sections[0].rung.statistics.mean, z_pre.mean(dim=0))
+    z_pre = sections(ladder)[0].map(x)
+    torch.testing.assert_close(sections(ladder)[0].rung.statistics.mean, z_pre.mean(dim=0))
     assert ladder.steps == 13
 
 
@@ -371,14 +372,14 @@ def test_an_interruption_keeps_the_best_epoch_where_there_is_one():
     states = []
 
     def validate(ladder):
-        states.append(ladder.sections[0].map.weight.detach().clone())
+        states.append(sections(ladder)[0].map.weight.detach().clone())
         return Validation([0.1, 0.4][len(states) - 1])
 
     ladder, *data = problem()
     config = TrainingConfig(epochs=4, batch_size=10, patience=4)
     with pytest.raises(TrainingInterrupted):
         train(ladder, *data, config, generator=generator(), validate=validate, callback=Interrupt(step=12))
-    assert torch.equal(ladder.sections[0].map.weight, states[0])
+    assert torch.equal(sections(ladder)[0].map.weight, states[0])
 
 
 def test_a_given_optimizer_goes_on_with_its_moments():
@@ -406,7 +407,7 @@ def test_rows_weights_reach_the_supervised_cost():
     first, second = ladders
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     unweighted, *_ = run(TrainingConfig(epochs=2, batch_size=10))
-    assert not torch.equal(first.sections[0].map.weight, unweighted.sections[0].map.weight)
+    assert not torch.equal(sections(first)[0].map.weight, sections(unweighted)[0].map.weight)
 
 
 def test_a_cost_that_is_not_finite_stops_the_run():
@@ -449,4 +450,4 @@ def test_all_parameters_learn():
     before = [parameter.detach().clone() for parameter in ladder.parameters()]
     train(ladder, x, x_labeled, y, TrainingConfig(epochs=1, batch_size=10), generator=generator())
     assert all(not torch.equal(a, b) for a, b in zip(before, ladder.parameters(), strict=True))
-    assert isinstance(ladder.sections[0].activation, nn.ReLU)
+    assert isinstance(sections(ladder)[0].rung.activation, nn.ReLU)

@@ -6,6 +6,7 @@ import optuna
 import pandas as pd
 import pytest
 
+from conftest import sections
 from laddernet import DataError, LadderClassifier, LadderRegressor, RunError, TrainingError
 from laddernet.tables import FileOptions, Prepared, prepare, read_settings, settings_for, write_settings
 from laddernet.tuning import tune
@@ -41,7 +42,7 @@ def trials_of(storage):
 
 
 def widths_of(model):
-    return [len(section.map.weight) for section in model.ladder_.sections[:-1]]
+    return [len(section.map.weight) for section in sections(model.ladder_)[:-1]]
 
 
 def finished(storage):

@@ -7,6 +7,7 @@ place and renamed, so that it is complete or absent. No file in it is a pickle.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,23 +15,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from laddernet import __version__
+from laddernet import __version__, networks
 from laddernet.errors import RunError
-from laddernet.estimators import LadderClassifier, LadderRegressor
-from laddernet.scaling import Scaling
+from laddernet.estimators import LadderClassifier, LadderRegressor, Module
+from laddernet.scaling import Scaling, Whitening
 from laddernet.training import PRECISIONS
 
 if TYPE_CHECKING:
     from laddernet.preparation import Preparation
 
-FORMAT = 3
+FORMAT = 4
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
@@ -41,7 +42,7 @@ _UNUSABLE = (
 )  # fmt: skip
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
-    "precision", "preparation",
+    "precision", "preparation", "input_shape",
 }  # fmt: skip
 _PREPARATION = "preparation.skops"
 _LADDER = "ladder."
@@ -147,8 +148,15 @@ def save_run(
         raise
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, *, module: Module | None = None) -> Run:
     """Read a run folder back.
+
+    Parameters
+    ----------
+    folder : Path
+    module : nn.Module or callable, optional
+        The encoder, or what makes it, of a run that was trained with one of the caller's own: a run folder holds no
+        code. Its weights come from the run.
 
     Raises
     ------
@@ -161,7 +169,7 @@ def load_run(folder: Path) -> Run:
     if unexpected := set(config) ^ _CONFIG_FIELDS:
         raise RunError(f"{folder / 'config.json'} has missing or unknown fields: {', '.join(sorted(unexpected))}.")
     try:
-        model = _rebuild(config)
+        model = _rebuild(config, module)
         _load_weights(model, folder / "weights.safetensors")
         lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
         model.history_ = [json.loads(line) for line in lines]
@@ -195,6 +203,28 @@ def _tensors(model: LadderClassifier | LadderRegressor) -> dict[str, torch.Tenso
     return state | scaling
 
 
+def _module_name(module: Module | None) -> dict[str, str] | None:
+    """How a run names the encoder: one of `networks`, or the caller's own, whose name is but a help."""
+    if module is None:
+        return None
+    name = getattr(module, "__qualname__", type(module).__qualname__)
+    kind = "network" if getattr(networks, name, None) is module else "own"
+    return {kind: name}
+
+
+def _module(named: Any, given: Module | None) -> Module | None:
+    if named is None:
+        return None
+    if "network" in named:
+        found = getattr(networks, named["network"]) if named["network"] in networks.__all__ else None
+        if found is None:
+            raise ValueError(f"there is no network {named['network']!r} in this version.")
+        return cast(Module, found)
+    if given is None:
+        raise ValueError(f"it was trained with a module of its own, {named['own']}: give it as module=.")
+    return given
+
+
 def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, Any]) -> dict[str, Any]:
     parameters = model.get_params()
     if not isinstance(parameters["random_state"], (int, np.integer)):
@@ -207,6 +237,7 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
         labels = {"classes": model.classes_.tolist(), "dtype": model.classes_.dtype.str}
     else:
         labels = {"mean": model.y_mean_, "scale": model.y_scale_}
+    parameters["module"] = _module_name(model.module)
     names = getattr(model, "feature_names_in_", None)
     return {
         "format": FORMAT,
@@ -216,15 +247,17 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
         "parameters": parameters,
         "labels": labels,
         "n_features_in": model.n_features_in_,
+        "input_shape": list(model.input_shape_),
         "feature_names_in": None if names is None else names.tolist(),
         "training": dict(training),
     }
 
 
-def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
+def _rebuild(config: dict[str, Any], module: Module | None) -> LadderClassifier | LadderRegressor:
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in config["parameters"].items()}
     if isinstance(parameters.get("class_weight"), tuple):
         parameters["class_weight"] = dict(parameters["class_weight"])
+    parameters["module"] = _module(parameters.get("module"), module)
     model = _ESTIMATORS[config["estimator"]](**parameters)
     labels, features = config["labels"], config["n_features_in"]
     if isinstance(model, LadderClassifier):
@@ -236,25 +269,30 @@ def _rebuild(config: dict[str, Any]) -> LadderClassifier | LadderRegressor:
     else:
         model.y_mean_, model.y_scale_ = float(labels["mean"]), float(labels["scale"])
     model.n_features_in_ = features
+    model.input_shape_ = tuple(int(size) for size in config["input_shape"])
+    if math.prod(model.input_shape_) != features:
+        raise ValueError(f"rows of shape {model.input_shape_} have another number of columns than {features}.")
     if config["feature_names_in"] is not None:
         model.feature_names_in_ = np.array(config["feature_names_in"], dtype=object)
-    model._n_features_out = (features, *model._widths(features))[-1]
     return model
 
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
     tensors, features = load_file(path), model.n_features_in_
-    center, scale, weight, size, limit = (tensors.pop(_SCALING + field.name).numpy() for field in fields(Scaling))
-    if any(measured.shape != (features,) for measured in (center, scale, weight)):
+    kind: Any = Whitening if model.input_scaling == "whitened" else Scaling
+    measured = {field.name: tensors.pop(_SCALING + field.name).numpy() for field in fields(kind)}
+    if any(value.shape not in ((), (features,), (features, features)) for value in measured.values()):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
-    model.scaling_ = Scaling(center, scale, weight, size.item(), limit.item())
-    widths = (features, *model._widths(features), model._outputs())
-    for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):  # before any memory is taken for them
-        if tuple(tensors[f"{_LADDER}sections.{layer}.map.weight"].shape) != (fan_out, fan_in):
-            raise ValueError(f"{path.name} holds other widths than {widths}.")
-    ladder = model._build_ladder(features, seed=0, device=torch.device("cpu"))
+    model.scaling_ = kind(**{name: value if value.ndim else value.item() for name, value in measured.items()})
+    if model.module is None:
+        widths = (features, *model._widths(features), model._outputs())
+        for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):  # before any memory is taken for them
+            if tuple(tensors[f"{_LADDER}network.{2 * layer}.0.weight"].shape) != (fan_out, fan_in):
+                raise ValueError(f"{path.name} holds other widths than {widths}.")
+    ladder = model._build_ladder(seed=0, device=torch.device("cpu"))
     ladder.load_state_dict({name.removeprefix(_LADDER): tensor for name, tensor in tensors.items()})
     model.ladder_ = ladder.eval()
+    model._n_features_out = math.prod(ladder.shapes[-2])
 
 
 def _replace(complete: Path, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """scikit-learn's face of the ladder: `LadderClassifier` and `LadderRegressor`."""
 
 import copy
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,11 +31,13 @@ from sklearn.utils.validation import (
     column_or_1d,
     validate_data,
 )
+from torch import nn
 
 from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
 from laddernet.ladder import Ladder, Variant, default_weights
 from laddernet.networks import mlp
-from laddernet.scaling import InputScaling, Scaling
+from laddernet.rungs import count_rungs
+from laddernet.scaling import InputScaling, Scaling, fit_scaling
 from laddernet.together import Labeled, train_together
 from laddernet.training import (
     Callback,
@@ -48,6 +51,9 @@ from laddernet.training import (
     steps_per_epoch,
     train,
 )
+
+Module = nn.Module | Callable[[tuple[int, ...], int], nn.Module]
+"""An encoder, or what makes one of the shape of a row and the number of outputs."""
 
 PATIENCE = 10
 """Epochs without a lower validation error or held-out denoising cost after which ``early_stopping=True`` stops."""
@@ -113,6 +119,9 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self,
         hidden_layer_sizes: Sequence[int] | Literal["auto"] = "auto",
         *,
+        module: Module | None = None,
+        input_shape: Sequence[int] | None = None,
+        rungs: Sequence[str] | None = None,
         variant: Variant = "full",
         noise_std: float | Sequence[float] = 0.3,
         denoising_weights: Literal["auto"] | Sequence[float] = "auto",
@@ -133,6 +142,9 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         verbose: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.module = module
+        self.input_shape = input_shape
+        self.rungs = rungs
         self.variant = variant
         self.noise_std = noise_std
         self.denoising_weights = denoising_weights
@@ -154,6 +166,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     # What the two kinds of labels do differently.
 
+    input_shape_: tuple[int, ...]
     _task: Task
     _FEWEST_LABELS: int
 
@@ -263,11 +276,13 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self._learn_labels(labels[training], again=previous is not None)
         if previous is None:
             measured = rows[kept] if len(held_out) else rows
-            self.scaling_ = Scaling.fit(measured, self.input_scaling, self.column_weights)
-        elif self.column_weights is not None and not np.array_equal(self.column_weights, self.scaling_.weight):
+            self.scaling_ = fit_scaling(measured, self.input_scaling, self.column_weights)
+        elif self.column_weights is not None and not (
+            isinstance(self.scaling_, Scaling) and np.array_equal(self.column_weights, self.scaling_.weight)
+        ):
             raise ValueError("warm_start goes on with the fitted scaling, and that has other column_weights.")
-        x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(device)
-        ladder = self._build_ladder(rows.shape[1], seed, device)
+        x = self._tensor(rows, device)
+        ladder = self._build_ladder(seed, device)
         if previous is not None:
             _start_from(previous, ladder)
 
@@ -295,9 +310,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _keep(self, start: "_Start") -> None:
         """Set what a fitted model has."""
-        features = start.x.shape[1]
         self.ladder_ = start.ladder
-        self._n_features_out = (features, *self._widths(features))[-1]
+        self._n_features_out = math.prod(start.ladder.shapes[-2])
         self.precision_ = resolve_precision(self.precision, start.ladder)
         self._past = _Past(labeled=start.known.first(MEMORY_ROWS), rows=len(start.x))
 
@@ -366,14 +380,14 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             if classes is not None:
                 self._learn_labels(np.asarray(classes), again=False)
             self._learn_labels(labels[labeled], again=classes is not None)
-            self.scaling_ = Scaling.fit(rows, self.input_scaling, self.column_weights)
-            self.ladder_ = self._build_ladder(rows.shape[1], seed, device_of(self.device))
-            self._n_features_out = (rows.shape[1], *self._widths(rows.shape[1]))[-1]
+            self.scaling_ = fit_scaling(rows, self.input_scaling, self.column_weights)
+            self.ladder_ = self._build_ladder(seed, device_of(self.device))
+            self._n_features_out = math.prod(self.ladder_.shapes[-2])
             self.precision_ = resolve_precision(self.precision, self.ladder_)
         elif labeled.any():
             self._learn_labels(labels[labeled], again=True)
         ladder, past = self.ladder_, getattr(self, "_past", _Past())
-        x = torch.from_numpy(self.scaling_.apply(rows, self._dtype)).to(ladder.steps.device)
+        x = self._tensor(rows, ladder.steps.device)
         known = _Labeled(x[torch.from_numpy(labeled)], self._encode_labels(labels[labeled]), weight[labeled])
         known = known.and_before(past.labeled).first(MEMORY_ROWS)
         if len(known.y) < 2:
@@ -416,9 +430,12 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise
 
     def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
-        """Return rows as an array of floats, or as a CSR matrix."""
+        """Return rows as a matrix of floats, or as a CSR matrix; remember their shape, or check it."""
+        X, shape = _flat_rows(X)
+        if not reset and len(shape) > 1 and self.module is not None and shape != self.input_shape_:
+            raise ValueError(f"X has rows of shape {shape}, but in training they had {self.input_shape_}.")
         try:
-            return validate_data(
+            rows = validate_data(
                 self, X, dtype=_input_types(X), accept_sparse="csr", reset=reset, ensure_min_samples=fewest
             )
         except ValueError as error:
@@ -428,6 +445,9 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                     "skrub.TableVectorizer does; `laddernet train FILE` does it for you."
                 ) from error
             raise
+        if reset:
+            self.input_shape_ = self._row_shape(shape or rows.shape[1:])
+        return rows
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -486,17 +506,50 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _dtype(self) -> type[np.floating[Any]]:
         return np.float64 if self.precision == "float64" else np.float32
 
-    def _build_ladder(self, features: int, seed: int, device: torch.device) -> Ladder:
+    def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a row as the network takes it, from that of X's rows."""
+        if self.module is None:
+            return (math.prod(shape),)
+        wanted = shape if self.input_shape is None else tuple(self.input_shape)
+        if math.prod(wanted) != math.prod(shape):
+            raise ValueError(
+                f"input_shape {wanted} has {math.prod(wanted)} values a row, but X has {math.prod(shape)}."
+            )
+        return wanted
+
+    def _tensor(self, rows: Any, device: torch.device, dtype: type[np.floating[Any]] | None = None) -> torch.Tensor:
+        """Return rows scaled, in the shape that the network takes."""
+        scaled = torch.from_numpy(self.scaling_.apply(rows, dtype or self._dtype))
+        return scaled.view(-1, *self.input_shape_).to(device)
+
+    def _encoder(self, generator: torch.Generator, seed: int) -> nn.Module:
+        shape = self.input_shape_
+        if self.module is None:
+            return mlp([*shape, *self._widths(*shape), self._outputs()], generator=generator)
+        if isinstance(self.module, nn.Module):
+            return self.module
+        if not callable(self.module):
+            raise TypeError(f"module must be a torch module or make one, got {type(self.module).__name__}.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = self.module(shape, self._outputs())
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"module must make a torch module, but made {type(made).__name__}.")
+        return made
+
+    def _build_ladder(self, seed: int, device: torch.device) -> Ladder:
         generator = torch.Generator().manual_seed(seed)
-        hidden = self._widths(features)
-        layers = len(hidden) + 1
+        encoder = self._encoder(generator, seed)
         weights = self.denoising_weights
         if isinstance(weights, str):
             if weights != "auto":
                 raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {weights!r}.")
+            layers = count_rungs(encoder, self.rungs, self.input_shape_)
             weights = self.scaling_.weigh(default_weights(self.variant, layers))
         ladder = Ladder(
-            mlp([features, *hidden, self._outputs()], generator=generator),
+            encoder,
+            rungs=self.rungs,
+            input_shape=self.input_shape_,
             noise_std=self.noise_std,
             denoising_weights=weights,
             variant=self.variant,
@@ -504,6 +557,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             task=self._task,
             generator=generator,
         )
+        if ladder.shapes[-1] != (self._outputs(),):
+            raise ValueError(f"the module gives {ladder.shapes[-1][0]} outputs, but {self._outputs()} are needed.")
         ladder.to(device, torch.float64 if self.precision == "float64" else torch.float32)
         if device.type != "cpu":
             ladder.generator = torch.Generator(device).manual_seed(seed)
@@ -519,7 +574,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Activations of the last hidden layer on the clean path, of shape (rows, width)."""
-        return self._compute(X, lambda ladder, x: ladder.hidden(x, len(ladder.sections) - 1))
+        return self._compute(X, lambda ladder, x: ladder.hidden(x, len(ladder.rung_names) - 1).flatten(1))
 
     def denoise(self, X: ArrayLike) -> NDArray[Any]:
         """Reconstruct rows from what the decoder makes of them, of X's shape and in X's units.
@@ -529,7 +584,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         ValueError
             If the variant has no decoder down to the input ("gamma", "baseline").
         """
-        return self.scaling_.invert(self._compute(X, lambda ladder, x: ladder.denoise(x)))
+        rows = self.scaling_.invert(self._compute(X, lambda ladder, x: ladder.denoise(x).flatten(1)))
+        return rows.reshape(len(rows), *np.shape(X)[1:])
 
     def _compute(self, X: ArrayLike, answer: Callable[[Ladder, torch.Tensor], torch.Tensor]) -> NDArray[Any]:
         """Apply a ladder's method to rows; on the CPU in float64 where X is float64.
@@ -542,17 +598,22 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         device = ladder.steps.device
         if rows.dtype == np.float64 and dtype == np.float32 and device.type == "cpu":
             ladder, dtype = copy.deepcopy(ladder).double(), np.float64
-        parts = []
+        batches = gen_batches(rows.shape[0], _PREDICTION_ROWS)
         with torch.no_grad():
-            for batch in gen_batches(rows.shape[0], _PREDICTION_ROWS):
-                x = torch.from_numpy(self.scaling_.apply(rows[batch], dtype)).to(device)
-                parts.append(answer(ladder, x).cpu().numpy())
+            parts = [answer(ladder, self._tensor(rows[batch], device, dtype)).cpu().numpy() for batch in batches]
         return np.concatenate(parts)
 
 
 def auto_widths(features: int) -> tuple[int, ...]:
     """Return what ``hidden_layer_sizes="auto"`` stands for with so many columns."""
     return (100, 100) if features <= _FEW_COLUMNS else (250, 250)
+
+
+def _flat_rows(X: Any) -> tuple[Any, tuple[int, ...]]:
+    """Return rows of more than one dimension as flat ones, with the shape that they had; others as they are."""
+    if isinstance(X, np.ndarray | torch.Tensor) and X.ndim > 2:
+        return np.asarray(X).reshape(len(X), -1), tuple(X.shape[1:])
+    return X, ()
 
 
 def _input_types(X: Any) -> list[type[np.floating[Any]]]:
@@ -625,6 +686,14 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     ----------
     hidden_layer_sizes : sequence of int or "auto"
         Widths of the hidden layers. "auto" is two of 100, or two of 250 where there are more than 50 columns.
+    module : nn.Module or callable, optional
+        The encoder instead of a fully connected one: a torch module (of which a copy is trained) or a function that
+        makes one of the shape of a row and the number of outputs, such as `laddernet.networks.conv_small`.
+    input_shape : sequence of int, optional
+        Shape of a row, for the module, where X has its rows flat; (channels, height, width) of images. Not needed
+        where X has that shape itself.
+    rungs : sequence of str, optional
+        Where the module's rungs are; see `laddernet.Ladder`.
     variant : {"full", "gamma", "bottom", "baseline"}
         Which layers have a denoising cost: all, the top one, the input, none (the last learns from the labelled
         rows alone).
@@ -637,8 +706,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         the variant "gamma" 1 at the top.
     combinator : str
         The decoder's element-wise function; a name in `laddernet.combinators.COMBINATORS`.
-    input_scaling : {"auto", "pooled", "columns", "none"}
-        See `laddernet.scaling.Scaling.fit`. With "none" the inputs go into the network as they are.
+    input_scaling : {"auto", "pooled", "columns", "none", "whitened"}
+        See `laddernet.scaling.Scaling.fit`. With "none" the inputs go into the network as they are. "whitened" is for
+        images: each one's contrast normalised, then ZCA whitening, as in the paper's CIFAR-10 runs.
     column_weights : array-like of shape (features,) or None
         Factor on each column once it is scaled, greater than 0; None for 1. Less for columns that say one thing in
         many: of a category encoded as k columns, each counts for 1/sqrt(k), as
@@ -694,7 +764,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         What ``precision="auto"`` stood for.
     ladder_ : Ladder
         The trained network, on scaled inputs.
-    scaling_ : Scaling
+    scaling_ : Scaling or Whitening
         What `fit` measured of the columns.
 
     References
@@ -719,6 +789,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         self,
         hidden_layer_sizes: Sequence[int] | Literal["auto"] = "auto",
         *,
+        module: Module | None = None,
+        input_shape: Sequence[int] | None = None,
+        rungs: Sequence[str] | None = None,
         variant: Variant = "full",
         noise_std: float | Sequence[float] = 0.3,
         denoising_weights: Literal["auto"] | Sequence[float] = "auto",
@@ -741,6 +814,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     ) -> None:
         super().__init__(
             hidden_layer_sizes,
+            module=module,
+            input_shape=input_shape,
+            rungs=rungs,
             variant=variant,
             noise_std=noise_std,
             denoising_weights=denoising_weights,

@@ -1,4 +1,4 @@
-"""The Ladder network: Algorithm 1 of Rasmus et al. (2015), around any encoder that `rungs.split` can cut.
+"""The Ladder network: Algorithm 1 of Rasmus et al. (2015), around any feedforward network that rungs can be put in.
 
 Legend: l = 0 is the input, L the top; z_pre are pre-activations, z_clean and z_noisy normalised values without
 and with noise, h activations, u what comes down the decoder, z_hat the estimate of z_clean. Three streams of
@@ -6,7 +6,9 @@ rows (labelled, unlabelled-noisy, unlabelled-clean) are stacked for one matrix p
 own batch statistics. The equations are restated in docs/algorithm.md.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, cast
 
@@ -14,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
-from laddernet.fused import DecoderStep, EncoderLayer, decode, encode, library, normal, slope_of
+from laddernet.fused import Target, descend, library, normal, product_dtype, rise, slope_of
 from laddernet.kernels import Library
 from laddernet.losses import TASKS
+from laddernet.mirrors import DecoderLayer, check_names, map_down
 from laddernet.noise import Corruption, gaussian
-from laddernet.normalization import Normalized, Statistics, batch_normalize, normalize
-from laddernet.products import product_weight
-from laddernet.rungs import DecoderLayer, Section, mirror, split
+from laddernet.normalization import Normalized, Statistics, batch_normalize, features_last, normalize
+from laddernet.rungs import Normalization, Rung, place, plain
 
 RUNNING_WEIGHT = 0.01
 """Weight of the newest batch in the running statistics, once 100 batches have been seen."""
@@ -60,16 +62,34 @@ class _Encoded(NamedTuple):
     clean: list[Normalized]
 
 
+class _Reached(Exception):  # noqa: N818 - no error, but the way out of the network's forward
+    """Carries a value out of the middle of a run."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
 class Ladder(nn.Module):
     """A Ladder network around a feedforward encoder.
 
     Works on a copy of the encoder and keeps the weights it finds; biases that normalisation makes redundant are
-    dropped. Nothing is built or computed that no cost reaches.
+    dropped. Nothing is built or computed that no cost reaches. A *layer* is the input (0) or a rung.
 
     Parameters
     ----------
     encoder : nn.Module
-        From rows of shape (batch, features) to logits of shape (batch, outputs); see `rungs.split`.
+        From rows to logits of shape (batch, outputs): any network whose answer for a row does not depend on the other
+        rows, but for batch normalisation. Dropout takes place in the noisy streams alone.
+    rungs : sequence of str, optional
+        Names of submodules after which the rungs go, the last of which gives the logits. By default they take the
+        places of the batch normalisations that all values go through, and go after every other linear or
+        convolutional map and residual block; see `rungs.place`. Their names are in `rung_names`.
+    input_shape : sequence of int, optional
+        Shape of one row, such as (1, 28, 28); not needed where the encoder begins with a linear map.
+    mirrors : mapping of str to nn.Module, optional
+        The caller's own decoder maps, by the name of the upper rung: from values of its shape to values of the shape
+        of the rung below. By default they mirror what lies between; see `mirrors`.
     noise_std : float or sequence of float
         Standard deviation of the noise at the input and, after normalisation, in every layer; or one a layer,
         input first (layers + 1 of them).
@@ -118,6 +138,9 @@ class Ladder(nn.Module):
         self,
         encoder: nn.Module,
         *,
+        rungs: Sequence[str] | None = None,
+        input_shape: Sequence[int] | None = None,
+        mirrors: Mapping[str, nn.Module] | None = None,
         noise_std: float | Sequence[float] = 0.3,
         denoising_weights: Sequence[float] | None = None,
         variant: Variant = "full",
@@ -132,8 +155,15 @@ class Ladder(nn.Module):
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
         if supervised_path not in ("noisy", "clean"):
             raise ValueError(f"supervised_path must be 'noisy' or 'clean', got {supervised_path!r}.")
-        self.sections = nn.ModuleList(split(encoder))
-        layers = len(self.sections)
+        placed = place(encoder, rungs, input_shape)
+        self.network = placed.network
+        self._normalizations = tuple(placed.normalizations)
+        self._rungs = tuple(made for made in placed.normalizations if isinstance(made, Rung))
+        self._visitor = placed.visitor
+        self.input_shape = placed.between[0].below
+        layers = len(self._rungs)
+        for layer, rung in enumerate(self._rungs, start=1):
+            rung.layer = layer
         self.noise_std = _noise_stds(noise_std, layers)
         self.denoising_weights = variant_weights(variant, denoising_weights, layers)
         self.variant = variant
@@ -146,6 +176,8 @@ class Ladder(nn.Module):
         reached = [layer for layer, weight in enumerate(self.denoising_weights) if weight > 0]
         self._highest_target = max(reached, default=0)
         self._has_clean_stream = self._highest_target > 0
+        follow = all(between.steps is not None for between in placed.between)
+        self._is_chain = follow and not any(step.parts for between in placed.between for step in between.steps or [])
         start = generator
         if generator is not None and generator.device.type != "cpu":
             start = torch.Generator().manual_seed(generator.initial_seed())
@@ -155,14 +187,16 @@ class Ladder(nn.Module):
             combinator = COMBINATORS[combinator]
         needs_above = getattr(combinator, "needs_above", True)
         built = range(min(reached), layers + 1) if reached and needs_above else reached
-        self.decoder = nn.ModuleDict({str(layer): self._decoder_layer(layer, combinator, start) for layer in built})
-
-    def _decoder_layer(self, layer: int, combinator: CombinatorFactory, start: torch.Generator | None) -> DecoderLayer:
-        features = self._section(layer - 1).rung.features if layer > 0 else _in_features(self._section(0).map)
-        needs_above = layer < len(self.sections) and getattr(combinator, "needs_above", True)
-        back = mirror(self._section(layer).map, start) if needs_above else None
-        made = DecoderLayer(back, combinator(features, generator=start), features)
-        return made.to(self._section(0).rung.beta.device, self._section(0).rung.beta.dtype)
+        check_names(mirrors or {}, self.rung_names)
+        self.decoder = nn.ModuleDict()
+        for layer in built:
+            down = None
+            if needs_above and layer < layers:
+                between = placed.between[layer]
+                down = map_down(between, copy.deepcopy((mirrors or {}).get(between.rung)), start)
+            features = self.shapes[layer][0]
+            made = DecoderLayer(down, combinator(features, generator=start), features)
+            self.decoder[str(layer)] = made.to(self._like.device, self._like.dtype)
 
     # Training: the streams up, the decoder down, the costs.
 
@@ -175,10 +209,10 @@ class Ladder(nn.Module):
 
         Parameters
         ----------
-        x_labeled : Tensor of shape (labelled rows, features)
+        x_labeled : Tensor of shape (labelled rows, *input_shape)
         y : Tensor
             The labels of those rows, in the form that the task's cost takes (see `losses`).
-        x_unlabeled : Tensor of shape (unlabelled rows, features), optional
+        x_unlabeled : Tensor of shape (unlabelled rows, *input_shape), optional
             Not used, and may be left out, where no layer has a denoising weight.
         weight : Tensor of shape (labelled rows,), optional
             Factor on each labelled row's supervised cost; 1 for all by default.
@@ -201,7 +235,7 @@ class Ladder(nn.Module):
             raise ValueError(f"weight must have shape ({len(x_labeled)},), got {tuple(weight.shape)}.")
         kernels = self._kernels(x_labeled)
         if kernels is not None and x_unlabeled is not None:
-            x_unlabeled = x_unlabeled.contiguous()
+            x_unlabeled = features_last(x_unlabeled)
         encoded = self._encode(x_labeled, x_unlabeled, kernels)
         supervised = TASKS[self.task].cost(encoded.logits_labeled, y, weight)
         denoising = self._decode(encoded, x_unlabeled, kernels)
@@ -219,51 +253,64 @@ class Ladder(nn.Module):
         clean: list[Normalized] = []
         if self.decoder:
             assert x_unlabeled is not None
-            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels).contiguous())
+            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels))
             streams.append(z_noisy[0])
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
         running_weight = self._count_step()
         sizes = [len(stream) for stream in streams]
-        h = torch.cat(streams)
-        if kernels is not None and all(slope_of(section.activation) is not None for section in self._sections()):
-            return self._encode_fused(h, sizes, z_noisy, running_weight, kernels)
-        for layer, section in enumerate(self._sections(), start=1):
-            if layer == self._highest_target + 1 and self._has_clean_stream:  # no cost needs it above
+
+        def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
+            """Each stream normalised by its own statistics, the noisy ones corrupted; shift, scale, activation."""
+            layer = norm.layer if isinstance(norm, Rung) else None
+            if kernels is not None:
+                h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight)
+            else:
+                normalized = [batch_normalize(stream) for stream in torch.split(z_pre.to(x_labeled.dtype), sizes)]
+                z = [stream.z for stream in normalized]
+                if layer is not None and noisy_supervision:
+                    z[0] = self._corrupt(z[0], layer)
+                if layer is not None and self.decoder:
+                    z[1] = self._corrupt(z[1], layer)
+                last = normalized[-1]
+                if self.training:
+                    norm.statistics.update(last, running_weight)
+                h = norm.activate(torch.cat(z))
+            if layer is not None:
+                z_noisy.extend(z[1:2])
+                clean.extend([last] if len(sizes) == 3 else [])
+            if layer == self._highest_target and len(sizes) == 3 and self._is_chain:  # no cost needs it above
                 del sizes[2]
                 h = h[: sum(sizes)]
-            z_pre = torch.split(section.map(h), sizes)
-            normalized = [batch_normalize(stream) for stream in z_pre]
-            z = [stream.z for stream in normalized]
-            if noisy_supervision:
-                z[0] = self._corrupt(z[0], layer)
-            if self.decoder:
-                z[1] = self._corrupt(z[1], layer)
-                z_noisy.append(z[1])
-            if len(sizes) == 3:
-                clean.append(normalized[2])
-            if self.training:
-                section.rung.statistics.update(normalized[-1], running_weight)
-            h = section.activate(torch.cat(z))
-        logits = torch.split(h, sizes)
+            return h
+
+        noisy_rows = sum(sizes[:2]) if noisy_supervision else 0
+        with self._visitor.visiting(climb, noisy_rows=noisy_rows, generator=self.generator):
+            logits = torch.split(self.network(torch.cat(streams)), sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
     def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Library | None) -> tuple[Tensor | None, ...]:
         """Run the decoder down the unlabelled rows; the denoising cost of each layer, layer 0 first."""
-        costs: list[Tensor | None] = [None] * (len(self.sections) + 1)
+        costs: list[Tensor | None] = [None] * (len(self._rungs) + 1)
         down = None if encoded.logits_noisy is None else TASKS[self.task].activate(encoded.logits_noisy)
-        if kernels is not None and self.decoder and all(_is_gaussian(decoder) for _, decoder in self._decoder_layers()):
-            return self._decode_fused(down, encoded, x_clean, kernels)
         for layer, decoder in self._decoder_layers():
             assert down is not None
-            u = encoded.z_noisy[layer]
-            if decoder.needs_above:
-                u = batch_normalize(down if decoder.map is None else decoder.map(down)).z
-            z_hat = decoder.combinator(encoded.z_noisy[layer], u)
-            if self.denoising_weights[layer] > 0 and layer == 0:  # compared with the raw input
-                assert x_clean is not None
+            assert x_clean is not None
+            z_noisy = encoded.z_noisy[layer]
+            u_pre = down if decoder.map is None else decoder.map(down)
+            wanted = self.denoising_weights[layer] > 0
+            if kernels is not None and type(decoder.combinator) is Gaussian:
+                target = Target() if not wanted else Target(*encoded.clean[layer - 1]) if layer else Target(x_clean)
+                is_last = str(layer - 1) not in self.decoder
+                dtype = x_clean.dtype if is_last else product_dtype(x_clean)
+                down, cost = descend(kernels, u_pre, decoder.combinator.a, z_noisy, target, dtype)
+                costs[layer] = cost if wanted else None
+                continue
+            u = batch_normalize(u_pre.to(z_noisy.dtype)).z if decoder.needs_above else z_noisy
+            z_hat = decoder.combinator(z_noisy, u)
+            if wanted and layer == 0:  # compared with the raw input
                 costs[0] = nn.functional.mse_loss(z_hat, x_clean)
-            elif self.denoising_weights[layer] > 0:
+            elif wanted:
                 z_clean, mean, inverse_std = encoded.clean[layer - 1]
                 costs[layer] = nn.functional.mse_loss(normalize(z_hat, mean, inverse_std), z_clean)
             down = z_hat
@@ -278,7 +325,7 @@ class Ladder(nn.Module):
     def _corrupt(self, clean: Tensor, layer: int, kernels: Library | None = None) -> Tensor:
         std = self.noise_std[layer]
         if kernels is not None and std > 0 and self.corruption is gaussian and clean.dtype == torch.float32:
-            return normal(kernels, *clean.shape, std=std, generator=self.generator).add_(clean)
+            return normal(kernels, clean.shape, std=std, generator=self.generator).add_(clean)
         return self.corruption(clean, std, self.generator) if std > 0 else clean
 
     # The same by compiled kernels.
@@ -286,93 +333,91 @@ class Ladder(nn.Module):
     def fuse(self) -> bool:
         """Train with compiled kernels from now on; they are built where they are not there yet.
 
-        There are kernels for float32, float64 and, under autocast, bfloat16 products on the CPU, for encoders whose
-        activations are ReLU, leaky ReLU or none, and for decoders with the Gaussian combinator. Elsewhere, and with a
-        corruption that has no `draw`, torch's operations stay in use. Costs and gradients are the same but for
-        rounding; Gaussian noise in float32 is drawn by a kernel as well, which takes other numbers from the same
-        generator. `training.train` calls this where it pays.
+        There are kernels for float32, float64 and, under autocast, bfloat16 products on the CPU: for normalisation
+        with what goes with it (a ReLU or leaky ReLU that follows in an `nn.Sequential` included) and for the Gaussian
+        combinator. Elsewhere, and with a corruption that has no `draw`, torch's operations stay in use. Costs and
+        gradients are the same but for rounding; Gaussian noise in float32 is drawn by a kernel as well, which takes
+        other numbers from the same generator. `training.train` calls this where it pays.
 
         Returns
         -------
         bool
             Whether the kernels could be built, for the ladder's present type and autocast's.
         """
-        self.fused = library(self._section(0).rung.beta) is not None
+        self.fused = library(self._like) is not None
         return self.fused
 
     def _kernels(self, like: Tensor) -> Library | None:
         return library(like) if self.fused and hasattr(self.corruption, "draw") else None
 
-    def _encode_fused(
-        self, h: Tensor, sizes: list[int], z_noisy: list[Tensor], running_weight: Tensor, kernels: Library
-    ) -> _Encoded:
-        layers = []
-        for layer, section in enumerate(self._sections(), start=1):
-            if layer == self._highest_target + 1 and self._has_clean_stream:
-                sizes = sizes[:2]
-            slope, rung = slope_of(section.activation), section.rung
-            assert slope is not None
-            layers.append(
-                EncoderLayer(
-                    weight=product_weight(section.map),
-                    beta=rung.beta,
-                    gamma=rung.gamma,
-                    sizes=sizes,
-                    draw=partial(self._draw, layer, rung.beta, sizes, kernels),
-                    slope=slope,
-                    running=rung.statistics if self.training else None,
-                )
-            )
-        encoded = encode(kernels, h, layers, float(running_weight))
-        logits = torch.split(encoded.logits, sizes)
-        if not self.decoder:
-            return _Encoded(logits[0], None, z_noisy, [])
-        clean = encoded.last[: self._highest_target] if self._has_clean_stream else []
-        return _Encoded(logits[0], logits[1], [*z_noisy, *(z[1] for z in encoded.z)], clean)
+    def _rise(
+        self,
+        kernels: Library,
+        norm: Normalization,
+        layer: int | None,
+        z_pre: Tensor,
+        sizes: list[int],
+        running_weight: Tensor,
+    ) -> tuple[Tensor, list[Tensor], Normalized]:
+        slope = slope_of(norm.activation)
+        shape = z_pre.shape[1:]
+        h, z, last = rise(
+            kernels,
+            z_pre,
+            norm.beta,
+            norm.gamma,
+            sizes=sizes,
+            noise=[None] * len(sizes) if layer is None else self._draw(layer, shape, sizes, kernels),
+            slope=1.0 if slope is None else slope,
+            running=norm.statistics if self.training else None,
+            running_weight=float(running_weight),
+            dtype=self._like.dtype if layer == len(self._rungs) else z_pre.dtype,
+        )
+        return norm.activation(h) if slope is None else h, z, last
 
-    def _draw(self, layer: int, beta: Tensor, sizes: list[int], kernels: Library) -> list[Tensor | None]:
+    def _draw(self, layer: int, shape: Sequence[int], sizes: list[int], kernels: Library) -> list[Tensor | None]:
         """Noise for each stream, in tensors of their own; None for a clean one."""
-        std, features = self.noise_std[layer], len(beta)
+        std, dtype = self.noise_std[layer], self._like.dtype
         noisy = [std > 0 and is_noisy for is_noisy in (self.supervised_path == "noisy", True, False)[: len(sizes)]]
-        drawn = [size if is_noisy else 0 for size, is_noisy in zip(sizes, noisy, strict=True)]
-        if self.corruption is not gaussian or beta.dtype != torch.float32:
+        if self.corruption is not gaussian or dtype != torch.float32:
             draw = self.corruption.draw  # type: ignore[attr-defined]
-            like = [beta.new_empty(rows, features) for rows in drawn]
-            return [draw(rows, std, self.generator).contiguous() if len(rows) else None for rows in like]
-        if not any(noisy):
+            return [
+                draw(torch.empty(rows, *shape, dtype=dtype), std, self.generator) if is_noisy else None
+                for rows, is_noisy in zip(sizes, noisy, strict=True)
+            ]
+        drawn = [size if is_noisy else 0 for size, is_noisy in zip(sizes, noisy, strict=True)]
+        if not any(drawn):
             return [None] * len(sizes)
-        noise = torch.split(normal(kernels, sum(drawn), features, std=std, generator=self.generator), drawn)
+        noise = torch.split(normal(kernels, (sum(drawn), *shape), std=std, generator=self.generator), drawn)
         return [part if is_noisy else None for part, is_noisy in zip(noise, noisy, strict=True)]
-
-    def _decode_fused(
-        self, down: Tensor | None, encoded: _Encoded, x_clean: Tensor | None, kernels: Library
-    ) -> tuple[Tensor | None, ...]:
-        assert down is not None
-        nothing = (None, None, None)
-        steps = []
-        for layer, decoder in self._decoder_layers():
-            wanted = self.denoising_weights[layer] > 0
-            target = nothing if not wanted else (x_clean, None, None) if layer == 0 else encoded.clean[layer - 1]
-            weight = None if decoder.map is None else product_weight(decoder.map)
-            assert isinstance(decoder.combinator, Gaussian)
-            steps.append(DecoderStep(weight, decoder.combinator.a, encoded.z_noisy[layer], *target))
-        costs = decode(kernels, down, steps)
-        below = [None] * (len(self.sections) + 1 - len(costs))
-        return (*below, *reversed(costs))
 
     # After training: the clean path with stored statistics.
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs of the clean path before their activation, of shape (rows, outputs); differentiable."""
-        return self.hidden(x, len(self.sections))
+        self._check_rows("x", x, at_least=0)
+        logits: Tensor = self.network(x)
+        return logits
 
     def hidden(self, x: Tensor, layer: int) -> Tensor:
-        """Activations h of a layer on the clean path, of shape (rows, width); layer 0 is `x` itself."""
+        """Activations h of a layer on the clean path, of shape (rows, *shape of the layer); layer 0 is `x` itself."""
         self._check_rows("x", x, at_least=0)
-        h = x
-        for section in self._sections()[:layer]:
-            h = section.clean(h)
-        return h
+        return x if layer == 0 else self._run_until(x, self._rungs[layer - 1], lambda norm, z_pre: norm.clean(z_pre))
+
+    def _run_until(self, x: Tensor, last: Normalization, value: Callable[[Normalization, Tensor], Tensor]) -> Tensor:
+        """Run the clean path up to a normalisation, for what `value` makes of what comes to it."""
+
+        def visit(norm: Normalization, z_pre: Tensor) -> Tensor:
+            if norm is last:
+                raise _Reached(value(norm, z_pre))
+            return norm.clean(z_pre)
+
+        try:
+            with self._visitor.visiting(visit):
+                self.network(x)
+        except _Reached as reached:
+            return reached.value
+        raise RuntimeError(f"the encoder no longer comes to {last.name!r}, as it did when the ladder was built.")
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -384,7 +429,7 @@ class Ladder(nn.Module):
 
         Parameters
         ----------
-        x : Tensor of shape (rows, features)
+        x : Tensor of shape (rows, *input_shape)
 
         Returns
         -------
@@ -400,12 +445,12 @@ class Ladder(nn.Module):
 
         Parameters
         ----------
-        x : Tensor of shape (rows, features)
+        x : Tensor of shape (rows, *input_shape)
             Taken as it is; corrupt it before where that is wanted.
 
         Returns
         -------
-        Tensor of shape (rows, features)
+        Tensor of shape (rows, *input_shape)
 
         Raises
         ------
@@ -419,22 +464,21 @@ class Ladder(nn.Module):
             )
         return self._reconstruct(x)
 
-    def _z_pre(self, x: Tensor, *, layer: int) -> Tensor:
-        """Pre-activations of a layer (from 1) on the clean path."""
-        z_pre: Tensor = self._section(layer - 1).map(self.hidden(x, layer - 1))
-        return z_pre
-
     def _reconstruct(self, x: Tensor, *, stop: int | None = None) -> Tensor:
         """The clean path up and the decoder down to the input, or to u of layer `stop` before its BN."""
-        z, h = [x], x
-        for section in self._sections():
-            z.append(section.rung.statistics.normalize(section.map(h)))
-            h = section.activate(z[-1])
-        down = TASKS[self.task].activate(h)
+        z = [x]
+
+        def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
+            normalized = norm.statistics.normalize(z_pre)
+            z.extend([normalized] if isinstance(norm, Rung) else [])
+            return norm.activate(normalized)
+
+        with self._visitor.visiting(climb):
+            down = TASKS[self.task].activate(self.network(x))
         for layer, decoder in self._decoder_layers():
             u = z[layer]
             if decoder.needs_above:
-                u_pre = down if decoder.map is None else decoder.map(down)
+                u_pre: Tensor = down if decoder.map is None else decoder.map(down)
                 if layer == stop:
                     return u_pre
                 u = decoder.statistics.normalize(u_pre)
@@ -452,7 +496,7 @@ class Ladder(nn.Module):
 
         Parameters
         ----------
-        x : Tensor of shape (rows, features)
+        x : Tensor of shape (rows, *input_shape)
             All rows of the training data; on the ladder's device or not.
         batch_size : int
             Rows taken at a time, which bounds the memory and changes the result only by rounding.
@@ -467,8 +511,8 @@ class Ladder(nn.Module):
         """
         self._check_rows("x", x, at_least=1 if rows_before else 2)
         pool = partial(self._measure, rows_before=rows_before, batch_size=batch_size)
-        for layer, section in enumerate(self._sections()):
-            pool(section.rung.statistics, x, partial(self._z_pre, layer=layer + 1))
+        for norm in self._normalizations:
+            pool(norm.statistics, x, partial(self._run_until, last=norm, value=lambda _, z_pre: z_pre))
         sample = x[:: -(-len(x) // DECODER_ROWS)]
         for layer, decoder in self._decoder_layers():
             if decoder.needs_above:
@@ -490,25 +534,34 @@ class Ladder(nn.Module):
             statistics.accumulate(values(rows), rows_before + start)
 
     @property
-    def encoder(self) -> nn.Sequential:
-        """A plain copy of the trained encoder, from rows to logits, with BatchNorm1d where the rungs are.
+    def encoder(self) -> nn.Module:
+        """A plain copy of the trained encoder, from rows to logits, with batch normalisation where the rungs are.
 
-        In evaluation mode (as it is returned) its logits are those of `logits`.
+        It is of the caller's own class. In evaluation mode (as it is returned) its logits are those of `logits`.
         """
-        return nn.Sequential(*[module for section in self._sections() for module in section.plain()]).eval()
+        return plain(self.network)
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """Number of units of each layer, the input first."""
-        return (_in_features(self._section(0).map), *(section.rung.features for section in self._sections()))
+    def rung_names(self) -> tuple[str, ...]:
+        """Where the rungs are: names of the encoder's modules, the lowest first."""
+        return tuple(rung.name for rung in self._rungs)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of one row in each layer, the input first."""
+        return (self.input_shape, *(rung.shape for rung in self._rungs))
+
+    @property
+    def units(self) -> int:
+        """Number of values of one row in all layers."""
+        return sum(math.prod(shape) for shape in self.shapes)
 
     # Typed access to the submodules, and checks.
 
-    def _sections(self) -> list[Section]:
-        return cast(list[Section], list(self.sections))
-
-    def _section(self, index: int) -> Section:
-        return cast(Section, self.sections[index])
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the ladder's type, on its device."""
+        return self._rungs[0].statistics.mean
 
     def _decoder_layers(self) -> list[tuple[int, DecoderLayer]]:
         """The layers that a cost reaches, from the top down."""
@@ -516,11 +569,11 @@ class Ladder(nn.Module):
         return layers[::-1]
 
     def _check_rows(self, name: str, x: Tensor, *, at_least: int = 2) -> None:
-        features, parameter = _in_features(self._section(0).map), self._section(0).rung.beta
-        if x.dim() != 2 or x.shape[1] != features:
-            raise ValueError(f"{name} must have shape (rows, {features}), got {tuple(x.shape)}.")
-        if x.dtype != parameter.dtype:
-            raise ValueError(f"{name} must be {parameter.dtype} as the ladder is, got {x.dtype}.")
+        if tuple(x.shape[1:]) != self.input_shape:
+            wanted = ", ".join(map(str, self.input_shape))
+            raise ValueError(f"{name} must have shape (rows, {wanted}), got {tuple(x.shape)}.")
+        if x.dtype != self._like.dtype:
+            raise ValueError(f"{name} must be {self._like.dtype} as the ladder is, got {x.dtype}.")
         if len(x) < at_least:
             raise ValueError(f"{name} has {len(x)} rows; batch statistics need at least {at_least}.")
 
@@ -572,12 +625,3 @@ def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float,
     if not all(0 <= std < float("inf") for std in stds):
         raise ValueError(f"noise_std must be finite and not negative, got {noise_std}.")
     return tuple(float(std) for std in stds)
-
-
-def _is_gaussian(decoder: DecoderLayer) -> bool:
-    return type(decoder.combinator) is Gaussian
-
-
-def _in_features(map: nn.Module) -> int:
-    assert isinstance(map, nn.Linear)
-    return map.in_features

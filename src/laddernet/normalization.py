@@ -30,6 +30,16 @@ def per_feature(vector: Tensor, like: Tensor) -> Tensor:
     return vector if like.dim() == 2 else vector.view(-1, *[1] * (like.dim() - 2))
 
 
+def features_last(values: Tensor) -> Tensor:
+    """Return the same values, laid out in memory with the features of one position side by side.
+
+    Parameters
+    ----------
+    values : Tensor of shape (batch, features, *positions)
+    """
+    return values.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 class Normalized(NamedTuple):
     """A normalised stream and the statistics that normalised it; gradients flow through all three.
 

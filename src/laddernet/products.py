@@ -2,7 +2,8 @@
 
 On the CPU, torch's own autocast casts a weight's gradient back from a transposed bfloat16 matrix, which costs as
 much as the product itself. `LinearMap` keeps every cast contiguous; on the MNIST network that takes a quarter off
-a step. Elsewhere, and without autocast, it is `nn.Linear`.
+a step. Elsewhere, and without autocast, it is `nn.Linear`. What normalises its answer first gives it the full type
+again.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 
 class LinearMap(nn.Linear):
-    """A linear map without a bias that answers in its input's type where autocast computes its product in bfloat16.
+    """A linear map without a bias; where autocast computes its product in bfloat16, that is what it answers in.
 
     Its weight is not initialised, so that making one draws no random numbers: the maker fills it.
 
@@ -39,8 +40,7 @@ class LinearMap(nn.Linear):
         if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             product: Tensor = _LowPrecisionProduct.apply(h, product_weight(self))  # type: ignore[no-untyped-call]
             return product
-        z_pre = functional.linear(h, self.weight)
-        return z_pre.float() if z_pre.dtype in (torch.bfloat16, torch.float16) else z_pre
+        return functional.linear(h, self.weight)
 
 
 def product_weight(map: nn.Module) -> Tensor:
@@ -67,14 +67,14 @@ def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[di
 
 
 class _LowPrecisionProduct(torch.autograd.Function):
-    """``h @ weight.T`` with inputs rounded to autocast's type, summed and returned in the input's own."""
+    """``h @ weight.T`` with inputs rounded to autocast's type and returned in it; gradients are of the inputs' own."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(h: Tensor, weight: Tensor) -> Tensor:
         low = torch.get_autocast_dtype("cpu")
-        return (h.to(low) @ weight.to(low).t()).to(h.dtype)
+        return h.to(low) @ weight.to(low).t()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

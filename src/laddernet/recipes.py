@@ -19,12 +19,20 @@ class Recipe:
     name, dataset : str
     labels : int or None
         How many rows keep their label, balanced over the classes; None for all.
+    network : str
+        Name of the encoder in `networks`; empty for a fully connected one of `hidden_layer_sizes`.
     hidden_layer_sizes, variant, noise_std, denoising_weights, learning_rate, decay_start, batch_size, max_epochs
         As in `LadderClassifier`.
+    input_scaling : str
+        As in `LadderClassifier`; the inputs are pixels in 0..1.
     validation_fraction : float
         As in `LadderClassifier`; a share of the labelled rows.
     baseline_noise_std : float or tuple of float
         The noise of the supervised-only network that is trained beside it.
+    baseline_epochs : int or None
+        Its epochs; None for as many.
+    baseline_decay_start : float or None
+        Its `decay_start`; None for the same.
     paper : str
         The test error in percent that the paper gives, as mean ± standard deviation; a star marks figures not
         confirmed against the paper itself. Empty where there is none.
@@ -33,7 +41,8 @@ class Recipe:
     name: str
     dataset: str
     labels: int | None
-    hidden_layer_sizes: tuple[int, ...]
+    network: str = ""
+    hidden_layer_sizes: tuple[int, ...] = ()
     variant: str = "full"
     noise_std: float | tuple[float, ...] = 0.3
     denoising_weights: tuple[float, ...] | Literal["auto"]
@@ -42,17 +51,26 @@ class Recipe:
     batch_size: int = 100
     max_epochs: int
     validation_fraction: float = 0.0
+    input_scaling: str = "none"
     baseline_noise_std: float | tuple[float, ...] = 0.3
+    baseline_epochs: int | None = None
+    baseline_decay_start: float | None = None
     paper: str = ""
 
     def settings(self) -> dict[str, Any]:
-        """Return arguments for `LadderClassifier`; the inputs are pixels in 0..1, and stay so.
+        """Return arguments for `LadderClassifier`.
 
         Labelled rows are not repeated within a batch, as the paper does not.
         """
-        own = ("name", "dataset", "labels", "baseline_noise_std", "paper")
-        chosen = {name: value for name, value in asdict(self).items() if name not in own}
-        return chosen | {"input_scaling": "none", "repeat_labels": False}
+        own = ("name", "dataset", "labels", "network", "paper")
+        chosen = {k: v for k, v in asdict(self).items() if k not in own and not k.startswith("baseline_")}
+        if self.network:
+            from laddernet import networks
+            from laddernet.data import DATASETS
+
+            del chosen["hidden_layer_sizes"]
+            chosen |= {"module": getattr(networks, self.network), "input_shape": DATASETS[self.dataset].shape}
+        return chosen | {"repeat_labels": False}
 
     def baseline(self) -> "Recipe":
         """Return the supervised-only network on the same labels: no decoder, noise and normalisation stay."""
@@ -61,6 +79,8 @@ class Recipe:
             name=f"{self.name}-baseline",
             variant="baseline",
             noise_std=self.baseline_noise_std,
+            max_epochs=self.baseline_epochs or self.max_epochs,
+            decay_start=self.decay_start if self.baseline_decay_start is None else self.baseline_decay_start,
             paper="",
         )
 
@@ -108,6 +128,11 @@ def _variants(full: Recipe, *, bottom: float, gamma: float, papers: tuple[str, s
     ]
 
 
+def _supervised(ladder: Recipe, name: str, layers: int, paper: str = "") -> Recipe:
+    """Return a convolutional ladder's supervised-only network as a recipe of its own."""
+    return replace(ladder.baseline(), name=name, denoising_weights=(0.0,) * layers, paper=paper)
+
+
 def _all_recipes() -> dict[str, Recipe]:
     digits = Recipe(
         name="digits-50",
@@ -130,6 +155,40 @@ def _all_recipes() -> dict[str, Recipe]:
         denoising_weights=(1000.0, 10.0, *[0.1] * 5),
         max_epochs=30,
     )
+    conv_fc = replace(
+        mnist_100,
+        name="mnist-100-conv-fc",
+        network="conv_fc",
+        hidden_layer_sizes=(),
+        denoising_weights=(1000.0, 10.0, *[0.1] * 6),
+        baseline_noise_std=(0.3, *[0.45] * 7),
+        baseline_epochs=20,
+        baseline_decay_start=0.5,
+        paper="0.99*",
+    )
+    conv_small = replace(
+        conv_fc,
+        name="mnist-100-conv-small-gamma",
+        network="conv_small",
+        variant="gamma",
+        denoising_weights=(*[0.0] * 9, 1.0),
+        baseline_noise_std=(0.3, *[0.45] * 9),
+        paper="0.89*",
+    )
+    conv_large = Recipe(
+        name="cifar10-4000-gamma",
+        dataset="cifar10",
+        labels=4000,
+        network="conv_large",
+        variant="gamma",
+        denoising_weights=(*[0.0] * 12, 4.0),
+        decay_start=0.86,
+        max_epochs=70,
+        input_scaling="whitened",
+        baseline_epochs=20,
+        baseline_decay_start=0.5,
+        paper="20.40 ± 0.47",
+    )
     recipes = [
         digits,
         digits.baseline(),
@@ -139,6 +198,14 @@ def _all_recipes() -> dict[str, Recipe]:
         mnist_100,
         *_variants(mnist_100, bottom=5000, gamma=0.5, papers=("1.09*", "3.06*", "21.7*")),
         replace(mnist_100, name="mnist-100-10-epochs", max_epochs=10, paper=""),
+        conv_fc,
+        _supervised(conv_fc, "mnist-100-conv-fc-baseline", 8),
+        replace(conv_fc, name="mnist-100-conv-fc-15-epochs", max_epochs=15, paper=""),
+        conv_small,
+        _supervised(conv_small, "mnist-100-conv-small-baseline", 10),
+        replace(conv_small, name="mnist-100-conv-small-gamma-15-epochs", max_epochs=15, paper=""),
+        conv_large,
+        _supervised(conv_large, "cifar10-4000-baseline", 13, "23.3*"),
         mnist_1000,
         *_variants(mnist_1000, bottom=2000, gamma=10, papers=("0.90*", "1.53*", "5.70*")),
         mnist_all,
@@ -165,7 +232,9 @@ def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
     variant : {"full", "gamma", "bottom", "baseline"}
         Where no recipe has it, the full one's settings with that variant's default weights.
     """
-    of_dataset = [r for r in RECIPES.values() if r.dataset == dataset and not r.name.endswith("-epochs")]
+    of_dataset = [
+        r for r in RECIPES.values() if r.dataset == dataset and not r.name.endswith("-epochs") and not r.network
+    ]
     full = [r for r in of_dataset if r.variant == "full"]
     candidates = [r for r in of_dataset if r.variant == variant] or [
         replace(r, variant=variant, denoising_weights="auto") for r in full

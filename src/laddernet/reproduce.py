@@ -150,8 +150,8 @@ def reproduce(
         return []
     if len(seeds) > 1 and not can_go_together(recipe):
         raise ValueError(
-            f"{recipe.name} cannot train several seeds at once, since its rows differ with the seed: run one at a time "
-            "(--together 1, or leave it out)."
+            f"{recipe.name} cannot train several seeds at once, since its rows differ with the seed or its network is "
+            "convolutional: run one at a time (--together 1, or leave it out)."
         )
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
@@ -182,8 +182,11 @@ def reproduce(
 
 
 def can_go_together(recipe: Recipe) -> bool:
-    """Return whether several seeds of a recipe can be trained as one batched network: on the same training rows."""
-    return bool(DATASETS[recipe.dataset].files) and recipe.validation_fraction == 0
+    """Return whether several seeds of a recipe can be trained as one batched network.
+
+    They can on the same training rows, with a fully connected network.
+    """
+    return bool(DATASETS[recipe.dataset].files) and recipe.validation_fraction == 0 and not recipe.network
 
 
 def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
@@ -195,6 +198,8 @@ def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
     device = device_of(machine.device)
     if device.type != "cuda" or not can_go_together(recipe):
         return 1
+    if recipe.network:
+        return 1
     widths = (DATASETS[recipe.dataset].features, *recipe.hidden_layer_sizes, DATASETS[recipe.dataset].classes)
     weights = 2 * sum(below * above for below, above in pairwise(widths))  # encoder and decoder
     values = 3 * recipe.batch_size * sum(widths)  # of all streams in all layers
@@ -205,7 +210,10 @@ def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What distinguishes one recipe's results from another's, as JSON gives it back."""
-    settings: dict[str, Any] = json.loads(json.dumps({"labels": recipe.labels, **recipe.settings()}))
+    chosen = recipe.settings()
+    if recipe.network:
+        chosen["module"] = recipe.network
+    settings: dict[str, Any] = json.loads(json.dumps({"labels": recipe.labels, **chosen}))
     return settings
 
 

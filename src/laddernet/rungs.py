@@ -1,271 +1,605 @@
-"""A network split at its rungs, and the way back down.
+"""Rungs, and a network with rungs in it.
 
-A rung is where a network normalises. `split` cuts an encoder into sections, each a map, its rung and the
-activation after it; `mirror` gives the decoder's map against a section's map. A new kind of map joins by
-registering with `mirror`; the ladder itself does not change.
+A rung is where a network normalises. `place` puts rungs into a copy of a network: in the place of its batch
+normalisations, after its maps where it has none, or at the submodules that the caller names. The network's own
+`forward` then runs the ladder; what a rung does on the way up, the ladder tells it through a `Visitor`. `plain` takes
+the rungs out again.
 """
 
 import copy
-from collections.abc import Iterator
-from functools import singledispatch
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
 
 from laddernet.normalization import EPSILON, Statistics, per_feature
 from laddernet.products import LinearMap
+from laddernet.tracing import Call, Node, Step, Trace
 
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)
-"""Activations with ``f(c x) = c f(x)`` for c > 0: a scale before them is redundant with the next map's."""
+MAPS = (nn.Linear, _ConvNd)
+"""Modules with a bias that normalisation would remove; transposed convolutions are among the latter."""
 
-_NORMALIZED_OUTPUTS = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.Sigmoid, nn.LogSigmoid)
+HOMOGENEOUS = (
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Flatten, nn.Unflatten, _DropoutNd,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+)  # fmt: skip
+"""Modules with ``f(c x) = c f(x)`` for c > 0: a scale before them is redundant with what follows."""
+
+POOLS = HOMOGENEOUS[7:]
+_OUTPUTS = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.Sigmoid, nn.LogSigmoid)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""By the number of positions' dimensions."""
 
 
-class Rung(nn.Module):
-    """Shift, scale and prediction statistics of one layer: ``gamma * (z + beta)``.
+class Visitor:
+    """What the normalisations of one network do at present; the ladder sets it, they share it.
+
+    Attributes
+    ----------
+    visit : callable or None
+        ``(normalization, z_pre) -> h``. Without one, stored statistics normalise.
+    noisy_rows : int
+        So many of the first rows are of noisy streams; dropout takes place in these alone.
+    generator : torch.Generator or None
+        Source of dropout.
+    """
+
+    def __init__(self) -> None:
+        self.visit: Callable[[Normalization, Tensor], Tensor] | None = None
+        self.noisy_rows = 0
+        self.generator: torch.Generator | None = None
+
+    @contextmanager
+    def visiting(
+        self,
+        visit: "Callable[[Normalization, Tensor], Tensor]",
+        *,
+        noisy_rows: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[None]:
+        """Have every normalisation answer by `visit` while the context lasts."""
+        self.visit, self.noisy_rows, self.generator = visit, noisy_rows, generator
+        try:
+            yield
+        finally:
+            self.visit, self.noisy_rows, self.generator = None, 0, None
+
+
+class Normalization(nn.Module):
+    """Shift, scale and statistics of one place that normalises: ``activation(gamma * (BN(z_pre) + beta))``.
 
     Parameters
     ----------
-    features : int
-        Width of the layer.
-    scale : bool
-        Whether gamma is learned. It is redundant before a positively homogeneous activation.
+    name : str
+        Where it is in the network.
+    shape : tuple of int
+        Of one row of what is normalised: (features,) or (channels, *positions).
+    visitor : Visitor
+    shift, scale : bool
+        Whether beta and gamma are learned. gamma is redundant before a positively homogeneous activation.
     """
 
-    def __init__(self, features: int, *, scale: bool) -> None:
+    def __init__(
+        self, name: str, shape: tuple[int, ...], visitor: Visitor, *, shift: bool = True, scale: bool = True
+    ) -> None:
         super().__init__()
-        self.features = features
-        self.beta = nn.Parameter(torch.zeros(features))
+        features = shape[0]
+        self.name = name
+        self.shape = shape
+        self.visitor = visitor
+        self.beta = nn.Parameter(torch.zeros(features)) if shift else None
         self.gamma = nn.Parameter(torch.ones(features)) if scale else None
         self.statistics = Statistics(features)
+        self.activation: nn.Module = nn.Identity()
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Shift and scale normalised values of shape (batch, features, *positions)."""
-        shifted = z + per_feature(self.beta, z)
-        return shifted if self.gamma is None else per_feature(self.gamma, z) * shifted
-
-    def clean(self, z_pre: Tensor) -> Tensor:
-        """``gamma * (BN(z_pre) + beta)`` with the stored statistics, in two passes over the values.
-
-        Not in one, as ``scale * z_pre + shift``: where a unit hardly varies, that loses its digits.
-        """
-        scale = torch.rsqrt(self.statistics.var + EPSILON)
-        shift: Tensor = self.beta
-        if self.gamma is not None:
-            scale, shift = self.gamma * scale, self.gamma * shift
-        centred = z_pre - per_feature(self.statistics.mean, z_pre)
-        return torch.addcmul(per_feature(shift, z_pre), centred, per_feature(scale, z_pre))
-
-
-class Section(nn.Module):
-    """One layer of the encoder: ``map``, then normalisation (and noise), then ``activate``.
-
-    Parameters
-    ----------
-    map : nn.Module
-        From the activations below to pre-activations; without a bias, which normalisation would remove.
-    rung : Rung
-    activation : nn.Module
-        What follows the rung, up to the next map.
-    """
-
-    def __init__(self, map: nn.Module, rung: Rung, activation: nn.Module) -> None:
-        super().__init__()
-        self.map = map
-        self.rung = rung
-        self.activation = activation
+    def forward(self, z_pre: Tensor) -> Tensor:
+        """Normalise pre-activations of shape (batch, features, *positions), as the visitor wants it."""
+        return self.clean(z_pre) if self.visitor.visit is None else self.visitor.visit(self, z_pre)
 
     def activate(self, z: Tensor) -> Tensor:
         """``activation(gamma * (z + beta))``."""
-        h: Tensor = self.activation(self.rung(z))
+        if self.beta is not None:
+            z = z + per_feature(self.beta, z)
+        if self.gamma is not None:
+            z = per_feature(self.gamma, z) * z
+        h: Tensor = self.activation(z)
         return h
 
-    def clean(self, h: Tensor) -> Tensor:
-        """The whole layer for prediction: map, normalise with the stored statistics, scale and shift, activate."""
-        answer: Tensor = self.activation(self.rung.clean(self.map(h)))
+    def clean(self, z_pre: Tensor) -> Tensor:
+        """``activation(gamma * (BN(z_pre) + beta))`` with the stored statistics, in two passes over the values.
+
+        Not in one, as ``scale * z_pre + shift``: where a unit hardly varies, that loses its digits.
+        """
+        z_pre = z_pre.to(self.statistics.mean.dtype)
+        scale = torch.rsqrt(self.statistics.var + EPSILON)
+        shift = torch.zeros_like(scale) if self.beta is None else self.beta
+        if self.gamma is not None:
+            scale, shift = self.gamma * scale, self.gamma * shift
+        centred = z_pre - per_feature(self.statistics.mean, z_pre)
+        answer: Tensor = self.activation(torch.addcmul(per_feature(shift, z_pre), centred, per_feature(scale, z_pre)))
         return answer
 
-    def plain(self) -> list[nn.Module]:
-        """The same as `clean`, as ordinary modules: map, batch normalisation, activation."""
-        statistics, rung = self.rung.statistics, self.rung
-        norm = nn.BatchNorm1d(rung.features, eps=EPSILON, device=rung.beta.device, dtype=rung.beta.dtype)
+    def plain(self) -> nn.Module:
+        """The same as ordinary batch normalisation, without the activation."""
+        like = self.statistics.mean
+        kind = _BATCH_NORMS[len(self.shape) - 1]
+        norm = kind(self.shape[0], eps=EPSILON, device=like.device, dtype=like.dtype)
         with torch.no_grad():
-            gamma = torch.ones_like(rung.beta) if rung.gamma is None else rung.gamma
+            gamma = torch.ones_like(like) if self.gamma is None else self.gamma
             norm.weight.copy_(gamma)
-            norm.bias.copy_(gamma * rung.beta)
+            norm.bias.copy_(torch.zeros_like(like) if self.beta is None else gamma * self.beta)
             assert norm.running_mean is not None
             assert norm.running_var is not None
-            norm.running_mean.copy_(statistics.mean)
-            norm.running_var.copy_(statistics.var)
-        assert isinstance(self.map, nn.Linear)
-        linear = nn.Linear(self.map.in_features, self.map.out_features, bias=False, device="meta")
-        linear.weight = copy.deepcopy(self.map.weight)
-        activation = [] if isinstance(self.activation, nn.Identity) else list(_leaves(self.activation))
-        return [linear, norm, *copy.deepcopy(activation)]
+            norm.running_mean.copy_(self.statistics.mean)
+            norm.running_var.copy_(self.statistics.var)
+        return norm
+
+    def keep(self, norm: _BatchNorm) -> None:
+        """Take over what a batch normalisation has learned: scale, shift (in units of the scale), statistics."""
+        with torch.no_grad():
+            if norm.affine:
+                scale = torch.where(norm.weight == 0, torch.finfo(norm.weight.dtype).tiny ** 0.5, norm.weight)
+                if self.gamma is not None:
+                    self.gamma.copy_(scale)
+                if self.beta is not None:
+                    self.beta.copy_(norm.bias / scale)
+            if norm.running_mean is not None and norm.running_var is not None:
+                self.statistics.mean.copy_(norm.running_mean)
+                self.statistics.var.copy_(norm.running_var + norm.eps - EPSILON)
 
 
-class DecoderLayer(nn.Module):
-    """One layer of the decoder: ``u = BN(map(z_hat above))`` and ``z_hat = combinator(z_noisy, u)``.
+class Rung(Normalization):
+    """A layer of the ladder: noise comes in here, and the decoder has a layer against it.
+
+    Attributes
+    ----------
+    layer : int
+        Its number; the input is 0.
+    """
+
+    layer = 0
+
+
+class Dropout(nn.Module):
+    """Dropout of the noisy streams alone, from the ladder's generator.
 
     Parameters
     ----------
-    map : nn.Module or None
-        From the layer above; None at the top, where u is the normalised noisy output.
-    combinator : nn.Module
-        Called with ``(z_noisy, u)``; where it has an attribute `needs_above` that is False, u is only of u's shape.
-    features : int
-        Width of the layer.
+    original : nn.Module
+        The network's own, which comes back in the plain encoder.
+    visitor : Visitor
     """
 
-    def __init__(self, map: nn.Module | None, combinator: nn.Module, features: int) -> None:
+    def __init__(self, original: _DropoutNd, visitor: Visitor) -> None:
         super().__init__()
-        self.map = map
-        self.combinator = combinator
-        self.needs_above: bool = getattr(combinator, "needs_above", True)
-        self.statistics = Statistics(features)
+        self.original = original
+        self.visitor = visitor
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Set a share of the values, or of the channels, to 0 and scale the others up."""
+        share, rows = self.original.p, self.visitor.noisy_rows
+        if not self.training or rows == 0 or share == 0:
+            return h
+        noisy = h[:rows]
+        whole_channels = not isinstance(self.original, nn.Dropout)
+        like = noisy.detach()
+        mask = like.new_empty(like.shape[:2] + (1,) * (like.dim() - 2) if whole_channels else like.shape)
+        mask.bernoulli_(1 - share, generator=self.visitor.generator)
+        noisy = noisy * (mask / (1 - share) if share < 1 else mask)
+        return torch.cat([noisy, h[rows:]])
 
 
-def split(encoder: nn.Module) -> list[Section]:
-    """Cut a copy of a fully connected network into sections, one a linear map.
+class _WithRung(nn.Sequential):
+    """A module of the network and the rung that was put after it."""
 
-    Weights are kept. A bias before a rung is dropped, since normalisation removes it. A `BatchNorm1d` after a
-    linear map gives its place to the rung, which keeps its learned scale and shift. The stored statistics
-    start as what makes the sections compute what the network computed in evaluation mode.
+
+class _Moved(nn.Identity):
+    """In the place of an activation that the rung before it applies."""
+
+
+class Between(NamedTuple):
+    """What lies between a rung and the one below, or the input.
+
+    Attributes
+    ----------
+    rung : str
+        Name of the upper one.
+    steps : list of Step, or None
+        From below; None where the two do not follow each other on the trunk.
+    below, above : tuple of int
+        Shape of one row of the lower value and of the upper one.
+    """
+
+    rung: str
+    steps: list[Step] | None
+    below: tuple[int, ...]
+    above: tuple[int, ...]
+
+
+class Placed(NamedTuple):
+    """A network with rungs in it; see `place`.
+
+    Attributes
+    ----------
+    network : nn.Module
+    normalizations : list of Normalization
+        In the order in which values come to them, the rungs among them.
+    between : list of Between
+        One a rung, the lowest first.
+    visitor : Visitor
+        Of all of them.
+    """
+
+    network: nn.Module
+    normalizations: list[Normalization]
+    between: list[Between]
+    visitor: Visitor
+
+
+class _Place(NamedTuple):
+    """Where a rung goes: in the place of a batch normalisation, or after a module."""
+
+    call: Call
+    is_norm: bool
+
+    @property
+    def input(self) -> Node:
+        return self.call.source if self.is_norm else self.call.result
+
+
+def place(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence[int] | None) -> Placed:
+    """Put rungs into a copy of a network.
+
+    By default a rung takes the place of each batch normalisation on the trunk, and goes after each linear or
+    convolutional map and each block (a module inside which paths part and meet) that none follows. Batch
+    normalisations elsewhere keep their place, with statistics of each stream. A bias before a normalisation is
+    dropped. The stored statistics start as what makes the network answer what it did in evaluation mode.
 
     Parameters
     ----------
     encoder : nn.Module
-        `nn.Sequential`, nested ones included, of `nn.Linear`, `nn.BatchNorm1d` directly after one, and
-        element-wise activations. It ends in the linear map (or its BatchNorm1d) that gives the logits.
-
-    Returns
-    -------
-    list of Section, from the input upwards.
-
-    Raises
-    ------
-    TypeError
-        If a module cannot be part of a ladder; the message names it.
-    ValueError
-        If the network is empty, starts or ends with something else than a map, or ends in a softmax.
-    """
-    if not isinstance(encoder, (nn.Sequential, nn.Linear)):
-        raise TypeError(
-            f"the encoder must be an nn.Sequential of linear maps and activations, got {type(encoder).__name__}."
-        )
-    modules = copy.deepcopy(list(_leaves(encoder)))
-    _check(modules)
-    starts = [i for i, module in enumerate(modules) if isinstance(module, nn.Linear)]
-    ends = [*starts[1:], len(modules)]
-    return [_section(modules[start:end], top=end == len(modules)) for start, end in zip(starts, ends, strict=True)]
-
-
-@singledispatch
-def mirror(map: nn.Module, generator: torch.Generator | None) -> nn.Module:
-    """Return the decoder's map against an encoder's map: same shapes, the other way round, new weights.
+        From rows of shape (batch, *input_shape) to logits of shape (batch, outputs), without the output activation.
+    rungs : sequence of str, or None
+        Submodules, by their names in ``encoder.named_modules()``, after which the rungs go; a batch normalisation that
+        is named, ends the submodule but for its activation, or follows it, gives up its place. The last one gives the
+        network's output.
+    input_shape : sequence of int, or None
+        Of one row; None where the network begins with a linear map.
 
     Raises
     ------
-    TypeError
-        If no mirror is registered for this kind of map.
+    TypeError, ValueError
+        If the network cannot become a ladder; the message says where and why.
     """
-    raise TypeError(f"no decoder is known for a map of type {type(map).__name__}.")
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"the encoder must be a torch module, got {type(encoder).__name__}.")
+    shape = _input_shape(encoder) if input_shape is None else tuple(int(size) for size in input_shape)
+    network = copy.deepcopy(encoder)
+    modes = [(module, module.training) for module in network.modules()]
+    for name, module in network.named_modules():
+        _check_module(name, module)
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # a rung's values are kept
+    trace = Trace(network.eval(), shape)
+    for module, training in modes:
+        module.training = training
+    _check_end(trace)
+    places = _default_places(trace) if rungs is None else _named_places(trace, rungs)
+    return _Surgery(network, trace, places).operate()
 
 
-@mirror.register
-def _(map: nn.Linear, generator: torch.Generator | None) -> nn.Module:
-    back = LinearMap(map.out_features, map.in_features)
-    nn.init.normal_(back.weight, std=map.out_features**-0.5, generator=generator)
-    return back
+def count_rungs(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence[int] | None) -> int:
+    """Return how many rungs `place` puts into a network."""
+    return sum(isinstance(made, Rung) for made in place(encoder, rungs, input_shape).normalizations)
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential):
-        for child in module:
-            yield from _leaves(child)
-    else:
-        yield module
+def _input_shape(encoder: nn.Module) -> tuple[int, ...]:
+    first = next((module for module in encoder.modules() if not any(True for _ in module.children())), encoder)
+    if isinstance(first, nn.Linear):
+        return (first.in_features,)
+    raise ValueError(
+        f"the encoder begins with {type(first).__name__}, which does not tell the shape of a row: give it as "
+        "input_shape, such as (1, 28, 28) for images of one channel."
+    )
 
 
-def _check(modules: list[nn.Module]) -> None:
-    if not modules or not isinstance(modules[0], nn.Linear):
-        first = type(modules[0]).__name__ if modules else "nothing"
+def _check_module(name: str, module: nn.Module) -> None:
+    if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+        raise ValueError(f"{_named(name, module)} has no weights yet: run the encoder on a batch first.")
+    if isinstance(module, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
+        raise TypeError(f"{_named(name, module)} cannot be kept out of the clean stream: use nn.Dropout instead.")
+
+
+def _named(name: str, module: nn.Module) -> str:
+    return (
+        f"module {name!r} of the encoder, {type(module).__name__},"
+        if name
+        else f"the encoder ({type(module).__name__})"
+    )
+
+
+def _check_end(trace: Trace) -> None:
+    last = next((call for call in trace.calls if call.is_leaf and call.result is trace.trunk[-1]), None)
+    if last is None:
+        return
+    kind = type(last.module).__name__
+    if isinstance(last.module, _OUTPUTS):
         raise ValueError(
-            f"the encoder must start with nn.Linear, but starts with {first}. Flatten, scale or embed the input "
-            "before it reaches the ladder."
+            f"the encoder ends in {kind}: take it out. The ladder needs the logits and applies the output activation "
+            "itself; with both, it would be applied twice."
         )
-    last = modules[-1]
-    if isinstance(last, _NORMALIZED_OUTPUTS):
+    if not isinstance(last.module, (*MAPS, _BatchNorm, *POOLS, nn.Flatten, nn.Identity)) and (
+        last.shape_in == last.shape_out
+    ):
+        raise ValueError(f"the encoder must end in what gives the logits, but ends in {kind}.")
+
+
+def _default_places(trace: Trace) -> list[_Place]:
+    on_trunk = [call for call in trace.calls if trace.is_on_trunk(call) and call.source is not call.result]
+    norms = [call for call in on_trunk if isinstance(call.module, _BatchNorm)]
+    maps = [call for call in on_trunk if isinstance(call.module, MAPS)]
+    beside = [call.name for call in trace.calls if call.is_leaf and not trace.is_on_trunk(call)]
+    blocks = [
+        call for call in on_trunk
+        if call.name and not call.is_leaf and any(name.startswith(f"{call.name}.") for name in beside)
+    ]  # fmt: skip
+    inner = [call for call in blocks if not any(other.name.startswith(f"{call.name}.") for other in blocks)]
+    taken = {id(node) for call in norms for node in (call.source, call.result)}
+    after = [call for call in (*maps, *inner) if id(call.result) not in taken]
+    places = _in_order(trace, [*(_Place(call, True) for call in norms), *(_Place(call, False) for call in after)])
+    top = trace.trunk[-1]
+    if not places or places[-1].call.result is not top:
+        made = [call for call in trace.calls if call.result is top]
+        places.append(_Place(next((call for call in made if call.is_leaf), made[-1]), False))
+    return places
+
+
+def _named_places(trace: Trace, names: Sequence[str]) -> list[_Place]:
+    known = {call.name for call in trace.calls}
+    if isinstance(names, str) or not names:
+        raise ValueError(f"rungs must be a sequence of submodules' names, got {names!r}.")
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"the encoder ends in {type(last).__name__}: take it out. The ladder needs the logits and applies the "
-            "output activation itself; with both, it would be applied twice."
+            f"rungs names {', '.join(map(repr, unknown))}, which the encoder has not, or does not call with one "
+            f"tensor. It has {', '.join(sorted(known - {''}))}."
         )
-    if not isinstance(last, (nn.Linear, nn.BatchNorm1d)):
+    places = _in_order(trace, [_named_place(trace, name) for name in names])
+    if places[-1].call.result is not trace.trunk[-1]:
+        last = next(call for call in trace.calls if call.result is trace.trunk[-1])
         raise ValueError(
-            f"the encoder must end in the linear map that gives the logits, but ends in {type(last).__name__}."
+            f"the last rung must give the logits, but {places[-1].call.name!r} does not: add {last.name!r} to rungs."
         )
-    for i, module in enumerate(modules):
-        where = f"module {i} of the encoder, {type(module).__name__},"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if not isinstance(module, nn.BatchNorm1d) or not isinstance(modules[i - 1], nn.Linear):
-                raise TypeError(f"{where} must be a BatchNorm1d directly after a linear map to become a rung.")
-        elif isinstance(module, nn.modules.dropout._DropoutNd):
-            raise TypeError(
-                f"{where} is noise of its own; the ladder brings the noise. Take it out, or pass "
-                "corruption=laddernet.noise.masking."
+    return places
+
+
+def _named_place(trace: Trace, name: str) -> _Place:
+    call = next(call for call in trace.calls if call.name == name)
+    node = call.result
+    while True:
+        norms = [c for c in trace.calls if isinstance(c.module, _BatchNorm) and c.result is node]
+        if norms and f"{norms[0].name}.".startswith(f"{name}." if name else ""):
+            return _Place(norms[0], True)
+        inside = f"{name}." if name else ""
+        made = [c for c in trace.calls if c.is_leaf and c.result is node and c.name.startswith(inside)]
+        if not made or isinstance(made[0].module, MAPS) or made[0].shape_in != made[0].shape_out:
+            break
+        node = made[0].source
+    following = [c for c in trace.calls if isinstance(c.module, _BatchNorm) and c.source is call.result]
+    if following and trace.uses(call.result) == 1:
+        return _Place(following[0], True)
+    return _Place(call, False)
+
+
+def _in_order(trace: Trace, places: Sequence[_Place]) -> list[_Place]:
+    """The places as values come to them, each once."""
+    order = {id(call): i for i, call in enumerate(trace.calls)}
+    by_node = {id(found.call.result): found for found in sorted(places, key=lambda p: not p.is_norm)[::-1]}
+    return sorted(by_node.values(), key=lambda found: order[id(found.call)])
+
+
+class _Surgery:
+    """Puts the rungs in, and takes out what they make redundant."""
+
+    def __init__(self, network: nn.Module, trace: Trace, places: list[_Place]) -> None:
+        self._network, self._trace, self._places = network, trace, places
+        self._visitor = Visitor()
+        self._like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+        self._slots: dict[int, list[tuple[nn.Module, str]]] = {}
+        for parent in network.modules():
+            for key, child in parent._modules.items():
+                self._slots.setdefault(id(child), []).append((parent, key))
+
+    def operate(self) -> Placed:
+        """Return the network with rungs."""
+        made: dict[int, Normalization] = {}
+        by_call = {id(found.call): i for i, found in enumerate(self._places)}
+        for call in self._trace.calls:
+            if id(call) in by_call:
+                made[id(call)] = self._put_rung(by_call[id(call)])
+            elif isinstance(call.module, _BatchNorm):
+                made[id(call)] = self._put_normalization(call)
+        for call in self._trace.calls:
+            if isinstance(call.module, _DropoutNd):
+                self._replace(call.module, Dropout(call.module, self._visitor))
+        for parent in list(self._network.modules()):
+            if type(parent) is nn.Sequential:
+                _move_activations(parent)
+        normalizations = [made[id(call)] for call in self._trace.calls if id(call) in made]
+        return Placed(self._network, normalizations, self._between(), self._visitor)
+
+    def _between(self) -> list[Between]:
+        node, shape = self._trace.trunk[0], self._trace.input_shape
+        between = []
+        for found in self._places:
+            call = found.call
+            between.append(Between(call.name, self._trace.way(node, found.input), shape, call.shape_out))
+            node, shape = call.result, call.shape_out
+        return between
+
+    def _put_rung(self, index: int) -> Rung:
+        found, is_top = self._places[index], index + 1 == len(self._places)
+        module, shape = found.call.module, found.call.shape_out
+        self._check_called_once(found.call)
+        if isinstance(module, nn.Linear) and len(shape) > 1:
+            raise ValueError(
+                f"{_named(found.call.name, module)} gives rows of shape {shape}, its features last, but a rung wants "
+                "(features,) or (channels, *positions). Name other rungs, or transpose the values before them."
             )
-        elif not isinstance(module, nn.Linear) and not _is_elementwise(module):
-            raise TypeError(f"{where} is neither a linear map nor an element-wise activation.")
-
-
-def _is_elementwise(module: nn.Module) -> bool:
-    if isinstance(module, nn.PReLU):  # one slope a column, so that the probe below may not fit
-        return True
-    with torch.no_grad():
-        probe = torch.linspace(-2.0, 2.5, 12).view(3, 4)
-        try:
-            whole = copy.deepcopy(module).float().cpu()(probe)
-            parts = torch.cat(
-                [copy.deepcopy(module).float().cpu()(column) for column in torch.split(probe, 1, dim=1)], 1
-            )
-        except (RuntimeError, TypeError, ValueError):
-            return False
-    return isinstance(whole, Tensor) and whole.shape == probe.shape and torch.allclose(whole, parts)
-
-
-def _section(modules: list[nn.Module], *, top: bool) -> Section:
-    linear, rest = modules[0], modules[1:]
-    assert isinstance(linear, nn.Linear)
-    norm = rest[0] if rest and isinstance(rest[0], nn.BatchNorm1d) else None
-    after = rest if norm is None else rest[1:]
-    activation = after[0] if len(after) == 1 else nn.Sequential(*after) if after else nn.Identity()
-    redundant_scale = not top and all(isinstance(module, HOMOGENEOUS) for module in after)
-    rung = Rung(linear.out_features, scale=_has_learned_scale(norm) or not redundant_scale)
-    rung.to(linear.weight.device, linear.weight.dtype)
-    with torch.no_grad():
+        if not 1 <= len(shape) <= len(_BATCH_NORMS):
+            raise ValueError(f"{_named(found.call.name, module)} gives rows of shape {shape}, which no rung can take.")
+        norm = module if isinstance(module, _BatchNorm) and found.is_norm else None
+        is_pool = isinstance(module, POOLS) and not is_top
+        learned, frozen = _scale_of(norm)
+        rung = Rung(
+            found.call.name, shape, self._visitor,
+            shift=norm.affine if norm is not None else not is_pool,
+            scale=learned or not (frozen or is_pool or (not is_top and self._is_redundant(index))),
+        )  # fmt: skip
+        self._finish(rung, norm)
         if norm is None:
-            rung.statistics.var -= EPSILON
+            self._drop_bias(found.call, rung)
+            self._replace(found.call.module, _WithRung(self._now(found.call.module), rung))
         else:
-            _keep(norm, rung)
-        if linear.bias is not None:  # the stored mean stands for it, until training or calibration
-            rung.statistics.mean -= linear.bias
-    map = LinearMap(linear.in_features, linear.out_features)
-    map.weight = linear.weight
-    map.weight.data = linear.weight.detach().contiguous()  # the kernels go by rows
-    return Section(map, rung, activation)
+            self._drop_bias_before(found.call, rung)
+            self._replace(norm, rung)
+        return rung
+
+    def _put_normalization(self, call: Call) -> Normalization:
+        norm = call.module
+        assert isinstance(norm, _BatchNorm)
+        self._check_called_once(call)
+        made = Normalization(call.name, call.shape_out, self._visitor, shift=norm.affine, scale=norm.affine)
+        self._finish(made, norm)
+        self._drop_bias_before(call, made)
+        self._replace(norm, made)
+        return made
+
+    def _finish(self, made: Normalization, norm: _BatchNorm | None) -> None:
+        made.to(self._like.device, self._like.dtype)
+        made.training = self._network.training
+        if norm is None:
+            made.statistics.var -= EPSILON
+        else:
+            made.keep(norm)
+
+    def _is_redundant(self, index: int) -> bool:
+        """Whether a scale after this rung is redundant with the next map, or with the next rung's normalisation."""
+        steps = self._trace.way(self._places[index].call.result, self._places[index + 1].input)
+        for step in steps or []:
+            if step.call is not None and isinstance(step.call.module, MAPS):
+                return True
+            if step.call is None or not isinstance(step.call.module, HOMOGENEOUS):
+                return False
+        return steps is not None
+
+    def _drop_bias_before(self, call: Call, made: Normalization) -> None:
+        for below in self._trace.calls:
+            if below.result is call.source and isinstance(below.module, MAPS) and self._trace.uses(below.result) == 1:
+                self._drop_bias(below, made)
+
+    def _drop_bias(self, call: Call, made: Normalization) -> None:
+        module = call.module
+        if not isinstance(module, MAPS) or sum(other.module is module for other in self._trace.calls) > 1:
+            return
+        if module.bias is not None:
+            with torch.no_grad():  # the stored mean stands for it, until training or calibration
+                made.statistics.mean -= module.bias
+            module.bias = None
+        if type(module) is nn.Linear:
+            linear = LinearMap(module.in_features, module.out_features)
+            linear.weight = module.weight
+            linear.weight.data = module.weight.detach().contiguous()  # the kernels go by rows
+            self._replace(module, linear)
+
+    def _check_called_once(self, call: Call) -> None:
+        if sum(other.module is call.module for other in self._trace.calls) > 1:
+            raise ValueError(
+                f"{_named(call.name, call.module)} is called more than once, but its statistics differ from one place "
+                "to the other: give each place a module of its own."
+            )
+
+    def _now(self, module: nn.Module) -> nn.Module:
+        """What is now in a module's place."""
+        slots = self._slots.get(id(module))
+        return slots[0][0]._modules[slots[0][1]] or module if slots else self._network
+
+    def _replace(self, module: nn.Module, by: nn.Module) -> None:
+        slots = self._slots.get(id(module))
+        for parent, key in slots or []:
+            parent._modules[key] = by
+        if slots is None:
+            self._network = by
 
 
-def _has_learned_scale(norm: nn.BatchNorm1d | None) -> bool:
-    return norm is not None and norm.affine and not torch.equal(norm.weight, torch.ones_like(norm.weight))
+def _scale_of(norm: _BatchNorm | None) -> tuple[bool, bool]:
+    """Whether a batch normalisation has a scale that must be kept, and whether it has none or one that stays 1."""
+    if norm is None:
+        return False, False
+    if not norm.affine:
+        return False, True
+    is_one = torch.equal(norm.weight, torch.ones_like(norm.weight))
+    return not is_one, not norm.weight.requires_grad
 
 
-def _keep(norm: nn.BatchNorm1d, rung: Rung) -> None:
-    """Copy what a BatchNorm1d has learned: its scale, its shift (in units of the scale), its statistics."""
-    if norm.affine:
-        scale = torch.where(norm.weight == 0, torch.finfo(norm.weight.dtype).tiny ** 0.5, norm.weight)
-        if rung.gamma is not None:
-            rung.gamma.copy_(scale)
-        rung.beta.copy_(norm.bias / scale)
-    if norm.running_mean is not None and norm.running_var is not None:
-        rung.statistics.mean.copy_(norm.running_mean)
-        rung.statistics.var.copy_(norm.running_var + norm.eps - EPSILON)
+def _move_activations(parent: nn.Sequential) -> None:
+    """Have rungs apply a rectifier that follows them, as one operation in the kernels."""
+    children = list(parent)
+    for i, (child, following) in enumerate(pairwise(children)):
+        last = _rung_at_end(child)
+        if last is not None and type(following) in (nn.ReLU, nn.LeakyReLU):
+            last.activation = following
+            parent[i + 1] = _Moved()
+
+
+def _rung_at_end(module: nn.Module) -> Normalization | None:
+    last = module[1] if isinstance(module, _WithRung) else module
+    return last if isinstance(last, Normalization) else None
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """Return a copy of a placed network with batch normalisation where its rungs are; in evaluation mode."""
+    made = _plain(copy.deepcopy(network))
+    return (made[0] if len(made) == 1 else nn.Sequential(*made)).eval()
+
+
+def _plain(module: nn.Module) -> list[nn.Module]:
+    """A module without rungs, as one module or as several that follow each other."""
+    if isinstance(module, Normalization):
+        return [module.plain()]
+    if isinstance(module, Dropout):
+        return [module.original]
+    if isinstance(module, LinearMap):
+        linear = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+        linear.weight = module.weight
+        return [linear]
+    if isinstance(module, _WithRung):
+        return [part for child in module for part in _plain(child)]
+    if type(module) is nn.Sequential:
+        return [_plain_sequence(module)]
+    for key, child in module._modules.items():
+        if child is not None:
+            parts = _plain(child)
+            module._modules[key] = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    return [module]
+
+
+def _plain_sequence(module: nn.Sequential) -> nn.Sequential:
+    children = list(module.named_children())
+    parts: dict[str, nn.Module] = {}
+    for i, (name, child) in enumerate(children):
+        below = _rung_at_end(children[i - 1][1]) if i > 0 and isinstance(child, _Moved) else None
+        made = _plain(child) if below is None else [below.activation]
+        named = all(not key.isdecimal() for key, _ in children)
+        for number, part in enumerate(made):
+            key = (name if number == 0 else f"{name}_norm") if named else str(len(parts))
+            parts[key] = part
+    return nn.Sequential(OrderedDict(parts))

@@ -10,8 +10,10 @@ from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
-InputScaling = Literal["auto", "pooled", "columns", "none"]
-INPUT_SCALINGS: tuple[InputScaling, ...] = ("auto", "pooled", "columns", "none")
+from laddernet.preprocessing import measure_whitening, normalize_contrast
+
+InputScaling = Literal["auto", "pooled", "columns", "none", "whitened"]
+INPUT_SCALINGS: tuple[InputScaling, ...] = ("auto", "pooled", "columns", "none", "whitened")
 
 PIXELS = 0.26
 """Root mean square, over columns, of the standard deviation of MNIST's pixels in 0..1: the units in which the paper's
@@ -19,6 +21,10 @@ noise of 0.3 and its weight of 1000 for the input's denoising cost were chosen."
 LIMIT = 5.0
 """Distance from the centre, in units of the scaled columns' standard deviation, beyond which values grow as their
 logarithm only: what is a million standard deviations away must not be all that the network sees."""
+CONTRAST_NORM = 55.0
+"""Euclidean norm of an image before it is whitened, the paper's."""
+REGULARIZATION = 0.1
+"""Added to the diagonal of the covariance before whitening, the paper's."""
 _OWN_UNITS = 2.0
 _SAME_UNIT = 100.0
 _MANY_COLUMNS = 32
@@ -135,6 +141,71 @@ class Scaling:
         z[far] = np.sign(z[far]) * self.limit * np.exp(np.abs(z[far]) / self.limit - 1)
         original: NDArray[Any] = (z * scale + self.center).astype(scaled.dtype)
         return original
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Contrast normalisation, then ZCA whitening, of images; see `preprocessing`.
+
+    Attributes
+    ----------
+    mean : float64 array of shape (features,)
+    whitening : float64 array of shape (features, features)
+    size : float
+        Root mean square of the whitened columns' standard deviation over the training data.
+    norm : float
+        Of each row, before it is whitened.
+    """
+
+    mean: NDArray[np.float64]
+    whitening: NDArray[np.float64]
+    size: float
+    norm: float = CONTRAST_NORM
+
+    @classmethod
+    def fit(cls, X: Any) -> "Whitening":
+        """Measure training data, an array of shape (rows, features)."""
+        rows = _dense(X).astype(np.float32)
+        mean, whitening = measure_whitening(normalize_contrast(rows, CONTRAST_NORM), REGULARIZATION)
+        # With the covariance C and W = (C + r I)^(-1/2), the whitened one is W C W = I - r W^2.
+        size = np.sqrt(1 - REGULARIZATION * np.mean(np.sum(whitening**2, axis=0)))
+        return cls(mean, whitening, float(max(size, np.finfo(np.float32).tiny)))
+
+    def weigh(self, denoising_weights: Sequence[float]) -> tuple[float, ...]:
+        """Scale denoising weights, meant for MNIST's pixels: the input's weighs what it weighs there."""
+        first, *others = denoising_weights
+        return (first * (PIXELS / self.size) ** 2, *others)
+
+    def apply(self, X: Any, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+        """Normalise and whiten rows, in `dtype`."""
+        whitened = np.empty(X.shape, dtype=dtype)
+        mean, whitening = self.mean.astype(dtype), self.whitening.astype(dtype)
+        for rows in gen_batches(X.shape[0], _CHUNK):
+            contrast = normalize_contrast(_dense(X[rows]), self.norm).astype(dtype)
+            np.matmul(contrast - mean, whitening, out=whitened[rows])
+        return whitened
+
+    def invert(self, scaled: NDArray[Any]) -> NDArray[Any]:
+        """Undo the whitening; a row's own mean and contrast do not come back."""
+        original: NDArray[Any] = (np.linalg.solve(self.whitening, scaled.astype(np.float64).T).T + self.mean).astype(
+            scaled.dtype
+        )
+        return original
+
+
+def fit_scaling(X: Any, method: InputScaling, weight: ArrayLike | None = None) -> Scaling | Whitening:
+    """Measure training data for any of `INPUT_SCALINGS`; see `Scaling.fit` and `Whitening`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method, or the weights are not one positive number a column, or "whitened" is to have some.
+    """
+    if method != "whitened":
+        return Scaling.fit(X, method, weight)
+    if weight is not None:
+        raise ValueError("column_weights have no meaning with input_scaling='whitened', which mixes the columns.")
+    return Whitening.fit(X)
 
 
 def _check_weight(weight: ArrayLike | None, features: int) -> NDArray[np.float64]:

@@ -192,8 +192,8 @@ def _draw(ladders: Sequence[Ladder], labeled: int, unlabeled: int) -> list[Tenso
         streams = ([labeled] if ladder.supervised_path == "noisy" else []) + ([unlabeled] if ladder.decoder else [])
         like = ladder.steps.new_empty((), dtype=next(ladder.parameters()).dtype)
         drawn.append([
-            ladder.corruption(like.new_zeros(rows, width), std, ladder.generator)
-            for width, std in zip(ladder.widths, ladder.noise_std, strict=True)
+            ladder.corruption(like.new_zeros(rows, *shape), std, ladder.generator)
+            for shape, std in zip(ladder.shapes, ladder.noise_std, strict=True)
             if std > 0
             for rows in streams
         ])  # fmt: skip

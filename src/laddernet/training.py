@@ -395,7 +395,7 @@ def uses_compiled_kernels(ladder: Ladder, config: TrainingConfig, steps: int) ->
     """Return whether a run of that many steps uses the compiled kernels, where they can be built."""
     if ladder.steps.device.type != "cpu" or config.kernels == "torch":
         return False
-    work = steps * config.batch_size * sum(ladder.widths) / (1 if ladder.decoder else 10)
+    work = steps * config.batch_size * ladder.units / (1 if ladder.decoder else 10)
     return config.kernels == "compiled" or ladder.fused or work >= COMPILED_WORK
 
 

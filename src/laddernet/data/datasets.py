@@ -4,6 +4,7 @@ Files are looked for under a folder that the caller names, else under ``$LADDERN
 cache folder, and fetched where they are missing.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ class DatasetInfo:
 
     Attributes
     ----------
-    train_rows, test_rows, features, classes : int
+    train_rows, test_rows, classes : int
+    shape : tuple of int
+        Channels, height and width of an image; a row has them flat.
     files : mapping
         Name of each file under the data folder, without ".gz", to the hash of the compressed file, a SHA-256 where
         it names no other; empty for data that come with a library.
@@ -54,11 +57,16 @@ class DatasetInfo:
 
     train_rows: int
     test_rows: int
-    features: int
+    shape: tuple[int, int, int]
     classes: int
     files: Mapping[str, str]
     instead: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> int:
+        """Number of values in a row."""
+        return math.prod(self.shape)
 
 
 _MNIST_FILES = {
@@ -73,11 +81,11 @@ MNIST_MIRRORS = (
 )
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
     {
-        "digits": DatasetInfo(train_rows=1200, test_rows=597, features=64, classes=10, files={}),
+        "digits": DatasetInfo(train_rows=1200, test_rows=597, shape=(1, 8, 8), classes=10, files={}),
         "mnist": DatasetInfo(
             train_rows=60_000,
             test_rows=10_000,
-            features=784,
+            shape=(1, 28, 28),
             classes=10,
             files=MappingProxyType(_MNIST_FILES),
             mirrors=MNIST_MIRRORS,
@@ -85,7 +93,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
         "cifar10": DatasetInfo(
             train_rows=50_000,
             test_rows=10_000,
-            features=3072,
+            shape=(3, 32, 32),
             classes=10,
             files=MappingProxyType({"cifar-10-python.tar": "md5:c58f30108f718f92721af3b95e74349a"}),
             instead=LAYOUTS,
