@@ -101,7 +101,7 @@ def conv_small(
     Parameters
     ----------
     input_shape : sequence of int
-        (channels, height, width), at least 8 by 8.
+        (channels, height, width), at least 5 by 5.
     outputs : int
     generator : torch.Generator, optional
         Source of the starting weights.
@@ -115,7 +115,7 @@ def conv_small(
     ValueError
         If `input_shape` is not of images, or they are too small.
     """
-    channels, *_ = _image_shape(input_shape, at_least=8)
+    channels, *_ = _image_shape(input_shape, at_least=5)
     linear = nn.utils.skip_init(nn.Linear, outputs, outputs, bias=False)  # type: ignore[no-untyped-call]
     nn.init.normal_(linear.weight, std=outputs**-0.5, generator=generator)
     return nn.Sequential(
@@ -147,7 +147,7 @@ def conv_large(
     Parameters
     ----------
     input_shape : sequence of int
-        (channels, height, width), at least 10 by 10.
+        (channels, height, width), at least 11 by 11.
     outputs : int
     generator : torch.Generator, optional
         Source of the starting weights.
@@ -161,7 +161,7 @@ def conv_large(
     ValueError
         If `input_shape` is not of images, or they are too small.
     """
-    channels, *_ = _image_shape(input_shape, at_least=10)
+    channels, *_ = _image_shape(input_shape, at_least=11)
 
     def convolution(below: int, above: int, size: int, *, full: bool = False) -> list[nn.Module]:
         return _convolution(below, above, size, nn.LeakyReLU(0.1), generator, full=full)
