@@ -7,6 +7,8 @@ p is Im f(p + ih) / h, exact to rounding at h = 1e-30 because nothing is subtrac
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,15 @@ def bn(z: Array) -> Array:
 
 
 def statistics(z: Array) -> tuple[Array, Array]:
-    mean = z.sum(axis=0) / len(z)
-    return mean, ((z - mean) ** 2).sum(axis=0) / len(z)
+    """Mean and biased variance of each unit, or of each channel over rows and positions; of a shape to broadcast."""
+    axes = (0, *range(2, z.ndim))
+    mean = z.mean(axis=axes, keepdims=True)
+    return mean, ((z - mean) ** 2).mean(axis=axes, keepdims=True)
+
+
+def along(vector: Array, z: Array) -> Array:
+    """One entry a unit or channel, of a shape to broadcast against z."""
+    return vector.reshape(-1, *[1] * (z.ndim - 2))
 
 
 def sigmoid(x: Array) -> Array:
@@ -48,7 +57,7 @@ def log_softmax(x: Array) -> Array:
 
 
 def g_gaussian(p: list[Array], z: Array, u: Array) -> Array:
-    (a,) = p
+    a = [along(row, u) for row in p[0]]
     mu = a[0] * sigmoid(a[1] * u + a[2]) + a[3] * u + a[4]
     v = a[5] * sigmoid(a[6] * u + a[7]) + a[8] * u + a[9]
     return (z - mu) * v + mu
@@ -101,12 +110,151 @@ COMBINATORS: dict[str, Callable[[list[Array], Array, Array], Array]] = {
 }
 
 
+# What lies between two rungs: up with W[l], and its mirror down with V[l].
+
+
+class Linear:
+    def up(self, h: Array, W: Array) -> Array:
+        return h @ W.T
+
+    def down(self, z: Array, V: Array, below: tuple[int, ...]) -> Array:
+        return z @ V.T
+
+
+def windows(size: int, kernel: int, stride: int, padding: int, dilation: int, above: int):
+    """For each position above and each one of the kernel: the position below, or None where there is none."""
+    for i in range(above):
+        for k in range(kernel):
+            at = i * stride - padding + k * dilation
+            yield i, k, at if 0 <= at < size else None
+
+
+@dataclass
+class Conv:
+    """A convolution written position by position, over any number of dimensions; W is (out, in / groups, *kernel)."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def _pairs(self, below: tuple[int, ...], above: tuple[int, ...], kernel: tuple[int, ...]):
+        settings = zip(below, kernel, self.stride, self.padding, self.dilation, above, strict=True)
+        for combination in product(*[list(windows(*setting)) for setting in settings]):
+            if all(at is not None for _, _, at in combination):
+                i, k, at = zip(*combination, strict=True)
+                yield i, k, at
+
+    def up(self, h: Array, W: Array) -> Array:
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, W.shape[2:], strict=True)]
+        ends = zip(h.shape[2:], reach, self.stride, self.padding, strict=True)
+        above = tuple((n + 2 * p - r) // s + 1 for n, r, s, p in ends)
+        z = np.zeros((len(h), len(W), *above), dtype=np.result_type(h, W))
+        for group in range(self.groups):
+            outs, ins = parts(len(W), self.groups, group), parts(h.shape[1], self.groups, group)
+            for i, k, at in self._pairs(h.shape[2:], above, W.shape[2:]):
+                z[(slice(None), outs, *i)] += h[(slice(None), ins, *at)] @ W[(outs, slice(None), *k)].T
+        return z
+
+    def down(self, z: Array, V: Array, below: tuple[int, ...]) -> Array:
+        """The transposed map: the same pairs of positions, the other way."""
+        h = np.zeros((len(z), *below), dtype=np.result_type(z, V))
+        for group in range(self.groups):
+            outs, ins = parts(len(V), self.groups, group), parts(below[0], self.groups, group)
+            for i, k, at in self._pairs(below[1:], z.shape[2:], V.shape[2:]):
+                h[(slice(None), ins, *at)] += z[(slice(None), outs, *i)] @ V[(outs, slice(None), *k)]
+        return h
+
+
+def parts(channels: int, groups: int, group: int) -> slice:
+    size = channels // groups
+    return slice(group * size, (group + 1) * size)
+
+
+@dataclass
+class Transposed:
+    """A transposed convolution, W of (in, out / groups, *kernel); its mirror is the convolution, cut to the size."""
+
+    conv: Conv
+    above: tuple[int, ...]
+
+    def up(self, h: Array, W: Array) -> Array:
+        return self.conv.down(h, W, self.above)
+
+    def down(self, z: Array, V: Array, below: tuple[int, ...]) -> Array:
+        h = self.conv.up(z, V)
+        return h[(slice(None), slice(None), *[slice(n) for n in below[1:]])]
+
+
+@dataclass
+class MaxPool:
+    kernel: int
+    stride: int
+    round_up: bool = False
+
+    def up(self, h: Array, W: None) -> Array:
+        def size(n: int) -> int:
+            short = n - self.kernel
+            return (-(-short // self.stride) if self.round_up else short // self.stride) + 1
+
+        above = [size(n) for n in h.shape[2:]]
+        z = np.zeros((*h.shape[:2], *above), dtype=h.dtype)
+        for i in np.ndindex(*above):
+            window = h[(..., *[slice(n * self.stride, n * self.stride + self.kernel) for n in i])]
+            flat = window.reshape(*h.shape[:2], -1)
+            z[(..., *i)] = np.take_along_axis(flat, flat.real.argmax(axis=2)[..., None], axis=2)[..., 0]
+        return z
+
+    def down(self, z: Array, V: None, below: tuple[int, ...]) -> Array:
+        return nearest(z, below[1:])
+
+
+class GlobalMean:
+    def up(self, h: Array, W: None) -> Array:
+        return h.reshape(*h.shape[:2], -1).mean(axis=2)
+
+    def down(self, z: Array, V: None, below: tuple[int, ...]) -> Array:
+        return np.broadcast_to(z.reshape(*z.shape, *[1] * (len(below) - 1)), (len(z), *below))
+
+
+def nearest(z: Array, size: tuple[int, ...]) -> Array:
+    for axis, n in enumerate(size, start=2):
+        z = np.take(z, [i * z.shape[axis] // n for i in range(n)], axis=axis)
+    return z
+
+
+@dataclass
+class FlatLinear:
+    """A flattening, then a linear map."""
+
+    def up(self, h: Array, W: Array) -> Array:
+        return h.reshape(len(h), -1) @ W.T
+
+    def down(self, z: Array, V: Array, below: tuple[int, ...]) -> Array:
+        return (z @ V.T).reshape(len(z), *below)
+
+
+@dataclass
+class Pooled:
+    """A pool, then a map, with no rung between them; `between` is the shape of a row there."""
+
+    pool: MaxPool
+    map: Conv | FlatLinear
+    between: tuple[int, ...]
+
+    def up(self, h: Array, W: Array) -> Array:
+        return self.map.up(self.pool.up(h, None), W)
+
+    def down(self, z: Array, V: Array, below: tuple[int, ...]) -> Array:
+        return self.pool.down(self.map.down(z, V, self.between), None, below)
+
+
 @dataclass
 class Parameters:
     """W[l] and beta[l], gamma[l] (None where not learned) for l = 1..L; V[l + 1] and the combinators' own a[l]."""
 
-    W: dict[int, Array]
-    beta: dict[int, Array]
+    W: dict[int, Array | None]
+    beta: dict[int, Array | None]
     gamma: dict[int, Array | None]
     V: dict[int, Array] = field(default_factory=dict)
     a: dict[int, list[Array]] = field(default_factory=dict)
@@ -126,6 +274,8 @@ class Problem:
     task: str = "classification"
     supervised_path: str = "noisy"
     activation: Callable[[Array], Array] = relu
+    maps: dict[int, Any] = field(default_factory=dict)
+    activations: dict[int, Callable[[Array], Array]] = field(default_factory=dict)
 
 
 def encode(p: Parameters, problem: Problem, x: Array, noise: list[Array] | None):
@@ -135,13 +285,14 @@ def encode(p: Parameters, problem: Problem, x: Array, noise: list[Array] | None)
     h, z_pre = {0: z[0]}, {}
     logits = z[0]
     for layer in range(1, top + 1):
-        z_pre[layer] = h[layer - 1] @ p.W[layer].T
+        z_pre[layer] = problem.maps.get(layer, Linear()).up(h[layer - 1], p.W[layer])
         z[layer] = bn(z_pre[layer])
         if noise is not None:
             z[layer] = z[layer] + noise[layer]
-        scale = 1.0 if p.gamma[layer] is None else p.gamma[layer]
-        logits = scale * (z[layer] + p.beta[layer])
-        h[layer] = answer(problem.task, logits) if layer == top else problem.activation(logits)
+        logits = z[layer] if p.beta[layer] is None else z[layer] + along(p.beta[layer], z[layer])
+        logits = logits if p.gamma[layer] is None else along(p.gamma[layer], logits) * logits
+        activation = problem.activations.get(layer, problem.activation)
+        h[layer] = answer(problem.task, logits) if layer == top else activation(logits)
     return z, z_pre, h, logits
 
 
@@ -174,7 +325,9 @@ def costs(p: Parameters, problem: Problem) -> tuple[Array, Array, list[Array | N
                 break
             u = np.zeros_like(z_noisy[layer])
             if problem.combinator != "lateral_only":
-                u = bn(z_hat if layer == top else z_hat @ p.V[layer + 1].T)
+                above = problem.maps.get(layer + 1, Linear())
+                shape = z_noisy[layer].shape[1:]
+                u = bn(z_hat if layer == top else above.down(z_hat, p.V.get(layer + 1), shape))
             z_hat = COMBINATORS[problem.combinator](p.a[layer], z_noisy[layer], u)
             if problem.weights[layer]:
                 compared = z_hat
