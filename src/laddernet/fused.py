@@ -44,6 +44,8 @@ def slope_of(activation: nn.Module) -> float | None:
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A new tensor of shape (batch, features, *positions), the features of one position side by side."""
     batch, features, *positions = shape
+    if not positions:
+        return torch.empty(batch, features, dtype=dtype)
     return torch.empty(batch, *positions, features, dtype=dtype).movedim(-1, 1)
 
 

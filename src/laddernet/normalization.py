@@ -37,7 +37,7 @@ def features_last(values: Tensor) -> Tensor:
     ----------
     values : Tensor of shape (batch, features, *positions)
     """
-    return values.movedim(1, -1).contiguous().movedim(-1, 1)
+    return values.contiguous() if values.dim() == 2 else values.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 class Normalized(NamedTuple):

@@ -1,9 +1,8 @@
 """The ladder's matrix product, in the precision that autocast asks for.
 
-On the CPU, torch's own autocast casts a weight's gradient back from a transposed bfloat16 matrix, which costs as
-much as the product itself. `LinearMap` keeps every cast contiguous; on the MNIST network that takes a quarter off
-a step. Elsewhere, and without autocast, it is `nn.Linear`. What normalises its answer first gives it the full type
-again.
+On the CPU, torch's own gradient of a weight is a transposed matrix, which is copied, and under autocast cast as well,
+at the cost of a part of the product itself. `LinearMap` keeps every matrix contiguous. Elsewhere it is `nn.Linear`.
+What normalises its answer gives it the full type again.
 """
 
 from collections.abc import Iterator
@@ -37,10 +36,11 @@ class LinearMap(nn.Linear):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map rows of shape (batch, in_features) to (batch, out_features)."""
-        if h.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            product: Tensor = _LowPrecisionProduct.apply(h, product_weight(self))  # type: ignore[no-untyped-call]
-            return product
-        return functional.linear(h, self.weight)
+        if h.device.type != "cpu":
+            return functional.linear(h, self.weight)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else h.dtype
+        product: Tensor = _Product.apply(h, product_weight(self), dtype)  # type: ignore[no-untyped-call]
+        return product
 
 
 def product_weight(map: nn.Module) -> Tensor:
@@ -66,28 +66,26 @@ def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[di
             module.low = None
 
 
-class _LowPrecisionProduct(torch.autograd.Function):
-    """``h @ weight.T`` with inputs rounded to autocast's type and returned in it; gradients are of the inputs' own."""
+class _Product(torch.autograd.Function):
+    """``h @ weight.T`` with inputs rounded to a type and returned in it; gradients are of the inputs' own."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(h: Tensor, weight: Tensor) -> Tensor:
-        low = torch.get_autocast_dtype("cpu")
-        return h.to(low) @ weight.to(low).t()
+    def forward(h: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        return h.to(dtype) @ weight.to(dtype).t()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        h, weight = inputs
-        low = torch.get_autocast_dtype("cpu")
-        ctx.save_for_backward(h.to(low), weight.to(low))
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, torch.dtype], output: Tensor) -> None:
+        h, weight, dtype = inputs
+        ctx.save_for_backward(h.to(dtype), weight.to(dtype))
         ctx.dtypes = h.dtype, weight.dtype
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-        h_low, weight_low = ctx.saved_tensors
-        grad_low = grad.to(h_low.dtype)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        h, weight = ctx.saved_tensors
         h_dtype, weight_dtype = ctx.dtypes
-        grad_h = (grad_low @ weight_low).to(h_dtype) if ctx.needs_input_grad[0] else None
-        return grad_h, (grad_low.t() @ h_low).to(weight_dtype)
+        grad_h = (grad @ weight).to(h_dtype) if ctx.needs_input_grad[0] else None
+        grad_weight = (grad.t() @ h).to(weight_dtype) if ctx.needs_input_grad[1] else None
+        return grad_h, grad_weight, None
