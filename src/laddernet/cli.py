@@ -388,6 +388,32 @@ def predict(
 
 @app.command()
 @_clear_errors
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train wrote.")],
+    format: Annotated[
+        Literal["onnx", "torch"], typer.Option("--format", help="onnx, or what torch.export.load reads.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. [default: RUN/network.onnx or RUN/network.pt2]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is in --out.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's network, its input scaling included, as one file for other programs."""
+    from laddernet.checkpoints import load_run
+    from laddernet.export import SUFFIXES
+    from laddernet.export import export as write
+
+    path = out or run / f"network{SUFFIXES[format]}"
+    notes = write(load_run(run), path, format=format, overwrite=overwrite)
+    shape = ", ".join(map(str, notes["input"]["shape"]))
+    typer.echo(f"{path}: x of shape ({shape}) to {', '.join(notes['outputs'])}; its answers are the run's")
+    if notes["preparation"] is not None:
+        typer.echo(f"the making of columns from a table is {notes['preparation']}")
+
+
+@app.command()
+@_clear_errors
 def tune(
     file: TableFile,
     label_column: LabelColumn = None,

@@ -1,0 +1,217 @@
+"""A trained network as one file for other programs: ONNX, or torch's own exported program.
+
+The file takes rows as the estimator does, in X's own units: the input scaling is part of it. What comes before, the
+making of numbers out of a table's columns, is not; it is noted in the file, with the names of the columns.
+"""
+
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from laddernet import __version__
+from laddernet.checkpoints import Run
+from laddernet.errors import RunError
+from laddernet.estimators import LadderClassifier
+from laddernet.losses import TASKS
+from laddernet.scaling import Scaling, Whitening
+
+Format = Literal["onnx", "torch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+NOTES = "laddernet.json"
+"""Name of the notes inside a torch file; in an ONNX file they are metadata under ``laddernet``."""
+TOLERANCE = 1e-5
+"""By which the file's answers may differ from the model's, on probabilities or on values in their deviation."""
+_ROWS = 64
+
+
+class Network(nn.Module):
+    """Input scaling, encoder and output activation in one.
+
+    Parameters
+    ----------
+    model : LadderClassifier or LadderRegressor
+        Fitted.
+    """
+
+    input_mean: Tensor
+    input_matrix: Tensor
+    input_center: Tensor
+    input_factor: Tensor
+    input_weight: Tensor
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        scaling: Scaling | Whitening = model.scaling_
+        self.shape = model.input_shape_
+        self.encoder = model.ladder_.encoder.cpu().float()
+        self.whitens = isinstance(scaling, Whitening)
+        if isinstance(scaling, Whitening):
+            self.norm = scaling.norm
+            constants = {"mean": scaling.mean, "matrix": scaling.whitening}
+        else:
+            self.limit = scaling.limit
+            constants = {"center": scaling.center, "factor": 1 / scaling.scale, "weight": scaling.weight}
+        for name, value in constants.items():
+            self.register_buffer(f"input_{name}", torch.from_numpy(value.astype(np.float32)))
+        self.is_classifier = isinstance(model, LadderClassifier)
+        self.activate = TASKS[model.ladder_.task].activate
+        if not self.is_classifier:
+            self.y_mean, self.y_scale = model.y_mean_, model.y_scale_
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return (logits, probabilities) of a classifier, or (values,) of a regressor; x of shape (rows, *shape)."""
+        logits = self.encoder(self._scale(x.flatten(1)).reshape(-1, *self.shape))
+        if self.is_classifier:
+            return logits, self.activate(logits)
+        return (logits[:, 0] * self.y_scale + self.y_mean,)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        if self.whitens:
+            centred = x - x.mean(dim=1, keepdim=True)
+            length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+            visible = length > 1e-6 * x.abs().amax(dim=1, keepdim=True)
+            contrast = torch.where(visible, centred * (self.norm / length.clamp(min=1e-30)), torch.zeros_like(centred))
+            return (contrast - self.input_mean) @ self.input_matrix
+        z = (x - self.input_center) * self.input_factor
+        if math.isfinite(self.limit):
+            far = z.abs()
+            beyond = self.limit * (1 + torch.log(far.clamp(min=self.limit) / self.limit))
+            z = torch.where(far > self.limit, torch.sign(z) * beyond, z)
+        return z * self.input_weight
+
+
+def export(run: Run, out: Path, *, format: Format, overwrite: bool = False) -> dict[str, Any]:
+    """Write a run's network as one file, once its answers are found to be the model's.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+    format : {"onnx", "torch"}
+        "torch" is what `torch.export.load` reads.
+    overwrite : bool
+        Replace a file that is there.
+
+    Returns
+    -------
+    dict
+        The notes that the file holds: inputs, outputs, classes, what comes before.
+
+    Raises
+    ------
+    RunError
+        If something is in `out`, a library is missing, the network cannot be exported, or its answers differ from the
+        model's. Nothing is then written.
+    """
+    if out.exists() and not overwrite:
+        raise RunError(f"{out} exists already. Name another file with --out, or give --overwrite.")
+    if not out.parent.is_dir():
+        raise RunError(f"there is no folder {out.parent}.")
+    model = run.model
+    network = Network(model).eval().requires_grad_(False)
+    x = _example(model)
+    notes = _notes(run)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporter about itself
+            program = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception as error:  # torch raises many kinds
+        raise RunError(f"the network cannot be exported: {' '.join(str(error).split()):.300}") from error
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
+        path = Path(beside) / f"network{SUFFIXES[format]}"
+        if format == "onnx":
+            answers = _write_onnx(program, network, path, notes, x)
+        else:
+            torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
+            answers = torch.export.load(path).module()(x)[-1].numpy()
+        _check(model, x.numpy(), answers)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        path.replace(out)
+    return notes
+
+
+def _write_onnx(program: Any, network: Network, path: Path, notes: dict[str, Any], x: Tensor) -> NDArray[Any]:
+    """Write an ONNX file and return what onnxruntime answers from it."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise RunError(f"writing ONNX needs {error.name}: pip install 'laddernet[onnx]'.") from error
+    names = ["logits", "probabilities"] if network.is_classifier else ["values"]
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(program, (x,), str(path), input_names=["x"], output_names=names, dynamo=True, verbose=False,
+                          external_data=False)  # fmt: skip
+    file = onnx.load(path)
+    onnx.helper.set_model_props(file, {"laddernet": json.dumps(notes)})
+    onnx.checker.check_model(file)
+    onnx.save(file, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    answers: NDArray[Any] = session.run([names[-1]], {"x": x.numpy()})[0]
+    return answers
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's log of what it lacks to itself."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _example(model: Any) -> Tensor:
+    """Rows like those of the training data, as far as the scaling tells."""
+    generator = np.random.default_rng(0)
+    scaling, shape = model.scaling_, (_ROWS, model.n_features_in_)
+    if isinstance(scaling, Scaling):
+        spread = np.where(np.isfinite(scaling.scale), scaling.scale, 0) * scaling.size
+        rows = scaling.center + spread * generator.standard_normal(shape)
+    else:
+        rows = generator.random(shape)
+    return torch.from_numpy(rows.astype(np.float32)).reshape(-1, *model.input_shape_)
+
+
+def _check(model: Any, x: NDArray[Any], answers: NDArray[Any]) -> None:
+    if isinstance(model, LadderClassifier):
+        difference = float(np.abs(answers - model.predict_proba(x)).max())
+    else:
+        difference = float(np.abs(answers - model.predict(x)).max() / model.y_scale_)
+    if not difference <= TOLERANCE:
+        raise RunError(
+            f"the exported network's answers differ from the model's by {difference:.2g}; nothing is written."
+        )
+
+
+def _notes(run: Run) -> dict[str, Any]:
+    model = run.model
+    is_classifier = isinstance(model, LadderClassifier)
+    names = None if run.preparation is None else list(run.preparation.feature_names)
+    return {
+        "laddernet": __version__,
+        "input": {"name": "x", "dtype": "float32", "shape": ["batch", *model.input_shape_], "columns": names},
+        "outputs": ["logits", "probabilities"] if is_classifier else ["values"],
+        "classes": model.classes_.tolist() if is_classifier else None,
+        "scaling": "part of the network: x is in the training data's own units",
+        "preparation": None
+        if names is None
+        else "not part of it: preparation.skops in the run folder gives the columns",
+        "training": run.training,
+    }
