@@ -33,9 +33,10 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "ladder.py",
-                "normalized = [batch_normalize(stream) for stream in z_pre]",
-                "z_pre = [self._corrupt(z_pre[0], layer), *z_pre[1:]]\n"
-                "            normalized = [batch_normalize(stream) for stream in z_pre]",
+                "normalized = [batch_normalize(stream) for stream in torch.split(z_pre.to(x_labeled.dtype), sizes)]",
+                "parts = list(torch.split(z_pre, sizes))\n"
+                "                parts[0] = self._corrupt(parts[0], layer or 0)\n"
+                "                normalized = [batch_normalize(stream) for stream in parts]",
             )
         ],
     ),
@@ -108,7 +109,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
             (
                 "ladder.py",
                 "z = [stream.z for stream in normalized]",
-                "z = list(torch.split(batch_normalize(torch.cat(list(z_pre))).z, sizes))",
+                "z = list(torch.split(batch_normalize(z_pre).z, sizes))",
             )
         ],
     ),
@@ -129,8 +130,9 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "rungs.py",
-                "self.activation(self.rung.clean(self.map(h)))",
-                "self.activate(__import__('laddernet').normalization.batch_normalize(self.map(h)).z)",
+                "return self.clean(z_pre) if self.visitor.visit is None",
+                "return self.activate(__import__('laddernet').normalization.batch_normalize(z_pre).z) "
+                "if self.visitor.visit is None",
             )
         ],
     ),

@@ -3,10 +3,7 @@
 import functools
 import itertools
 import json
-import shlex
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +17,11 @@ from rich.table import Table
 from laddernet import __version__
 
 if TYPE_CHECKING:
+    from laddernet.checkpoints import Run
+    from laddernet.data.images import Images
     from laddernet.data.labels import Task
     from laddernet.recipes import Recipe
-    from laddernet.reproduce import Machine
-    from laddernet.tables import FileOptions, Prepared
+    from laddernet.tables import FileOptions
 
 app = typer.Typer(
     name="laddernet",
@@ -40,6 +38,20 @@ DataName = Annotated[str, typer.Argument(metavar="DATA", help=f"A data set: {_KN
 DataOrFile = Annotated[
     str,
     typer.Argument(metavar="DATA|FILE", help=f"A data set: {_KNOWN}; or a file: .csv, .tsv, .parquet, .npz or .npy."),
+]
+DataFileOrFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA|FILE|FOLDER",
+        help=f"A data set: {_KNOWN}; a file: .csv, .tsv, .parquet, .npz or .npy; or a folder of images.",
+    ),
+]
+FileOrFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE|FOLDER",
+        help="A .csv, .tsv, .parquet, .npz or .npy file; of a run on images, a folder of images.",
+    ),
 ]
 TableFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .csv, .tsv, .parquet, .npz or .npy file.")]
 LabelColumn = Annotated[
@@ -142,7 +154,7 @@ def _root(
 @app.command()
 @_clear_errors
 def train(
-    data: DataOrFile,
+    data: DataFileOrFolder,
     labels: Annotated[
         int | None, typer.Option(min=1, help="How many rows keep their label. [default: the recipe's; of a FILE, all]")
     ] = None,
@@ -155,6 +167,13 @@ def train(
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Of a FILE: give each class the same weight, however few its labels.")
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=5, max=1024, help="Of a FOLDER: height and width that images get. [default: 32]"),
+    ] = None,
+    network: Annotated[
+        Literal["conv-small", "conv-large"] | None, typer.Option(help="Of a FOLDER. [default: conv-small]")
+    ] = None,
     settings: Annotated[Path | None, typer.Option(help="Of a FILE: settings that tune has written.")] = None,
     recipe: Annotated[
         str | None,
@@ -179,7 +198,10 @@ def train(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train on a file, or on a data set of which few rows keep their label; test, and write a run folder."""
+    """Train on a file, a folder of images, or a data set of which few rows keep their label; write a run folder.
+
+    A folder of images has a subfolder for each class, and unlabeled/ for those without one.
+    """
     of_files = {
         "--label-column": label_column,
         "--labels-file": labels_file,
@@ -191,7 +213,30 @@ def train(
         "--settings": settings,
     }
     given = {"validation_fraction": validation_fraction, "device": device, "precision": precision}
-    if _is_file(data):
+    for_images = {"--image-size": image_size, "--network": network}
+    if _is_folder(data):
+        not_of_images = {"--recipe": recipe, **{k: v for k, v in of_files.items() if not k.startswith("--test")}}
+        if misplaced := [name for name, value in not_of_images.items() if value is not None]:
+            raise typer.BadParameter(f"has no meaning for {data}, a folder of images.", param_hint=misplaced[0])
+        from laddernet.commands import train_on_images
+        from laddernet.folders import ImageOptions
+
+        images = ImageOptions(
+            size=image_size or 32,
+            network=(network or "conv-small").replace("-", "_"),
+            labels=labels,
+            test=test,
+            test_fraction=_test_fraction(test, test_fraction),
+            seed=seed,
+        )
+        given |= {"random_state": seed, "max_epochs": epochs or "auto"}
+        given |= {} if variant is None else {"variant": variant}
+        report = train_on_images(Path(data), images, given, baseline=baseline, out=out, overwrite=overwrite)
+    elif misplaced := [name for name, value in for_images.items() if value is not None]:
+        raise typer.BadParameter(f"is for a folder of images, which {data} is not.", param_hint=misplaced[0])
+    elif _is_file(data):
+        from laddernet.commands import train_on_file
+
         if recipe is not None:
             raise typer.BadParameter(f"a recipe is of a data set, and {data} is a file.", param_hint="--recipe")
         options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
@@ -200,190 +245,79 @@ def train(
         given |= {} if variant is None else {"variant": variant}
         given |= {} if epochs is None else {"max_epochs": epochs}
         given |= {"class_weight": "balanced"} if balanced else {}
-        report = _train_on_file(Path(data), options, settings, given, baseline=baseline, out=out, overwrite=overwrite)
+        report = train_on_file(Path(data), options, settings, given, baseline=baseline, out=out, overwrite=overwrite)
     else:
         chosen = _choose_recipe(data, labels, recipe, variant, epochs)
         if misplaced := [name for name, value in of_files.items() if value is not None]:
             raise typer.BadParameter(f"is for a file, and {data} is a data set.", param_hint=misplaced[0])
         chosen = replace(chosen, validation_fraction=validation_fraction)
+        from laddernet.commands import train_on_dataset
         from laddernet.reproduce import Machine
 
         machine = Machine(device=device, precision=precision, data_dir=data_dir)
         name = recipe or chosen.name
-        report = _train_on_dataset(
+        report = train_on_dataset(
             data, chosen, machine, name=name, seed=seed, baseline=baseline, out=out, overwrite=overwrite
         )
     if as_json:
         typer.echo(json.dumps(report))
 
 
-def _train_on_dataset(
-    data: str,
-    chosen: "Recipe",
-    machine: "Machine",
-    *,
-    name: str,
-    seed: int,
-    baseline: bool,
-    out: Path | None,
-    overwrite: bool,
-) -> dict[str, Any]:
-    title = f"{data}-{chosen.labels}" + ("" if chosen.variant == "full" else f"-{chosen.variant}")
-    usual = Path("runs") / f"{title}-seed-{seed}"
-
-    from laddernet.checkpoints import check_free, save_run
-    from laddernet.data import load
-    from laddernet.progress import progress
-    from laddernet.reproduce import run_recipe
-
-    check_free(out or _new_folder(usual), overwrite=overwrite)
-    rows = load(data, data_dir=machine.data_dir, seed=seed)
-    ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=progress(title=title))
-    metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
-    table = Table(title=f"{data}, {chosen.labels} labels of {len(rows.y_train)} rows, seed {seed}")
-    for column in ("network", "test error", f"wrong of {len(rows.y_test)}", "seconds"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    table.add_row(*_table_row(f"ladder ({chosen.variant})", ladder, len(rows.y_test)))
-    if baseline and chosen.variant != "baseline":
-        watch = progress(title="supervised only")
-        supervised = run_recipe(chosen.baseline(), rows, seed=seed, machine=machine, callback=watch)
-        metrics["baseline_test_error"] = round(supervised.test_error, 4)
-        metrics["baseline_seconds"] = round(supervised.seconds, 2)
-        table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))
-    Console().print(table)
-    folder = out or _new_folder(usual)
-    training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": name}
-    save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=overwrite)
-    typer.echo(f"run written to {folder}")
-    return {
-        "dataset": data,
-        "labels": chosen.labels,
-        "seed": seed,
-        "epochs": ladder.model.n_iter_,
-        "test_error": metrics["test_error"],
-        "baseline_test_error": metrics.get("baseline_test_error"),
-        "seconds": metrics["seconds"],
-        "run": str(folder),
-    }
-
-
-def _train_on_file(
-    path: Path,
-    options: "FileOptions",
-    settings: Path | None,
-    given: dict[str, Any],
-    *,
-    baseline: bool,
-    out: Path | None,
-    overwrite: bool,
-) -> dict[str, Any]:
-    usual = Path("runs") / f"{path.name.split('.')[0]}-seed-{options.seed}"
-
-    from laddernet.checkpoints import check_free, save_run
-    from laddernet.progress import progress
-    from laddernet.reproduce import fit_whole
-    from laddernet.tables import (
-        constant_score,
-        linear_score,
-        looks_like_classes,
-        prepare,
-        read_settings,
-        score,
-        settings_for,
-    )
-
-    check_free(out or _new_folder(usual), overwrite=overwrite)
-    chosen = read_settings(settings) if settings is not None else {}
-    prepared = prepare(path, options)
-    chosen = settings_for(prepared, chosen | given)
-    known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
-    _describe_rows(path, prepared, options.seed)
-    if options.task is None and prepared.task == "regression" and looks_like_classes(prepared):
-        _say("the labels are taken for amounts; if they are classes, say --task classification.")
-    if tested == 0:
-        _say("there are no test rows, so no error is measured; ask for some with --test-fraction or --test.")
-
-    outcomes: dict[str, tuple[dict[str, float], float]] = {}
-
-    def fit(name: str, title: str, **others: Any) -> Any:
-        model = prepared.estimator(**chosen | others)
-        started = time.perf_counter()
-        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title))
-        seconds = time.perf_counter() - started
-        outcomes[name] = (score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds)
-        return model
-
-    folder = out or _new_folder(usual)
-    training = {
-        "file": path.name,
-        "label": prepared.label,
-        "task": prepared.task,
-        "labels": known,
-        "rows": len(prepared.y_train),
-        "test_rows": tested,
-        "seed": options.seed,
-    }
-
-    def save(measured: dict[str, float], *, overwrite: bool) -> None:
-        preparation = prepared.preparation
-        save_run(folder, model, training=training, metrics=measured, preparation=preparation, overwrite=overwrite)
-
-    variant = chosen.get("variant", "full")
-    model = fit(f"ladder ({variant})", path.name)
-    (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
-    metrics = metrics | {"seconds": round(seconds, 2)}
-    save(metrics, overwrite=overwrite)
-    try:
-        if baseline and tested:
-            if variant != "baseline":
-                zero = {"denoising_weights": "auto"}
-                fit("supervised only", "supervised only", variant="baseline", **zero)
-                compared |= {f"baseline_{name}": value for name, value in outcomes["supervised only"][0].items()}
-            started = time.perf_counter()
-            linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
-            outcomes[linear] = (linear_score(prepared, model), time.perf_counter() - started)
-            compared |= {f"linear_{name}": value for name, value in outcomes[linear][0].items()}
-            constant = "the most common class" if prepared.task == "classification" else "the mean label"
-            outcomes[constant] = (constant_score(prepared, model), 0.0)
-            compared |= {f"constant_{name}": value for name, value in outcomes[constant][0].items()}
-            save(metrics | compared, overwrite=True)
-    except BaseException:
-        _say(f"the ladder was trained before and is in {folder}; its comparison with other models was not finished.")
-        raise
-    if tested:
-        Console().print(_outcome_table(tested, outcomes))
-    typer.echo(f"run written to {folder}; now: laddernet predict {shlex.quote(str(folder))} FILE")
-    return training | metrics | compared | {"epochs": model.n_iter_, "run": str(folder)}
-
-
 @app.command()
 @_clear_errors
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train wrote.")],
-    file: TableFile,
+    file: FileOrFolder,
     out: Annotated[Path, typer.Option(help="File to write: .csv, .tsv or .parquet.")] = Path("predictions.csv"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is in --out.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write the class, and the probability of each class, of every row of a file, in the file's order."""
+    """Write the class, and the probability of each class, of every row of a file, in the file's order.
+
+    Of a folder of images: of every image in it or below, by name.
+    """
     from laddernet.checkpoints import load_run
-    from laddernet.data.files import check_writable, prediction_table, read_rows, write_predictions
-    from laddernet.tables import label_in
+    from laddernet.data.files import check_writable, prediction_table, write_predictions
 
     check_writable(out, overwrite=overwrite)
     loaded = load_run(run)
-    label = label_in(file, loaded.training.get("label"))
-    text = [] if loaded.preparation is None else loaded.preparation.text_columns
-    rows = read_rows(file, label_column=label, labels_required=False, text_columns=text)
-    x = rows.x if loaded.preparation is None else loaded.preparation.apply(rows.x)
+    named: dict[str, Any] = {}
+    if file.is_dir():
+        images = _images_for(run, loaded, file)
+        x = images.x
+        named = {"file": images.names(file)}
+    else:
+        x = _rows_for(loaded, file)
     if hasattr(loaded.model, "classes_"):
         probabilities = loaded.model.predict_proba(x)
         classes = loaded.model.classes_
         table = prediction_table(classes, classes[probabilities.argmax(axis=1)], probabilities)
     else:
         table = prediction_table(None, loaded.model.predict(x))
-    write_predictions(out, table, overwrite=overwrite)
-    typer.echo(f"{len(rows.x):,} predictions written to {out}")
+    write_predictions(out, named | table, overwrite=overwrite)
+    typer.echo(f"{len(x):,} predictions written to {out}")
+
+
+def _rows_for(loaded: "Run", file: Path) -> Any:
+    """Rows of a file as a run's model takes them."""
+    from laddernet.data.files import read_rows
+    from laddernet.tables import label_in
+
+    label = label_in(file, loaded.training.get("label"))
+    text = [] if loaded.preparation is None else loaded.preparation.text_columns
+    rows = read_rows(file, label_column=label, labels_required=False, text_columns=text)
+    return rows.x if loaded.preparation is None else loaded.preparation.apply(rows.x)
+
+
+def _images_for(run: Path, loaded: "Run", folder: Path, *, labeled: bool = False) -> "Images":
+    """Images of a folder as a run's model takes them."""
+    from laddernet.data.images import read_images
+    from laddernet.errors import RunError
+
+    if "image_size" not in loaded.training:
+        raise RunError(f"{run} was not trained on a folder of images, but {folder} is a folder.")
+    size, channels = loaded.training["image_size"], loaded.training["channels"]
+    return read_images(folder, size=size, channels=channels, labeled=labeled)
 
 
 @app.command()
@@ -436,6 +370,7 @@ def tune(
     debug: Debug = False,
 ) -> None:
     """Search for better settings of a file; give the same rows' options as to train, so that test rows stay unseen."""
+    from laddernet.commands import describe_rows
     from laddernet.progress import trial_progress
     from laddernet.tables import check_settings_file, prepare, write_settings
     from laddernet.tuning import tune as search
@@ -443,7 +378,7 @@ def tune(
     check_settings_file(out)
     options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
     prepared = prepare(file, options)
-    _describe_rows(file, prepared, seed)
+    describe_rows(file, prepared, seed)
     with trial_progress(trials) as watch:
         tuned = search(
             prepared,
@@ -466,23 +401,30 @@ def tune(
 @_clear_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train wrote.")],
-    data: DataOrFile,
+    data: DataFileOrFolder,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Test a run on a file's labelled rows, or a data set's test rows (of digits: of the split it was trained on)."""
-    file = _is_file(data)
+    """Test a run on the labelled rows of a file or folder, or a data set's test rows (of digits: those left out)."""
+    folder, file = _is_folder(data), _is_file(data)
     if not file:
         _check_dataset(data, or_file=True)
     from laddernet.checkpoints import load_run
+    from laddernet.commands import describe_metric
     from laddernet.data import load
     from laddernet.errors import RunError
     from laddernet.tables import read_labeled, score
 
     loaded = load_run(run)
     seed = loaded.training.get("seed")
-    if file:
+    x: Any
+    y: Any
+    if folder:
+        images = _images_for(run, loaded, Path(data), labeled=True)
+        known = [label is not None for label in images.labels]
+        x, y = images.x[known], images.labels[known]
+    elif file:
         label = loaded.training.get("label")
         task: Task = "classification" if hasattr(loaded.model, "classes_") else "regression"
         if label is None:
@@ -494,10 +436,16 @@ def evaluate(
         rows = load(data, data_dir=data_dir, seed=seed)
         x, y = rows.x_test, rows.y_test
     metrics = score(loaded.model, x, y)
-    measured = ", ".join(_describe_metric(name, value) for name, value in metrics.items())
+    measured = ", ".join(describe_metric(name, value) for name, value in metrics.items())
     typer.echo(f"{run} on {data}: {measured} of {len(y)} rows")
     if as_json:
         typer.echo(json.dumps({"run": str(run), "dataset": data, **metrics}))
+
+
+def _test_fraction(test: Path | None, wanted: float | None) -> float:
+    if test is not None and wanted:
+        raise typer.BadParameter("there are test rows already, in --test.", param_hint="--test-fraction")
+    return 0.25 if wanted is None else wanted
 
 
 def _file_options(
@@ -512,64 +460,16 @@ def _file_options(
 ) -> "FileOptions":
     from laddernet.tables import FileOptions
 
-    if test is not None and test_fraction:
-        raise typer.BadParameter("there is a file of test rows already.", param_hint="--test-fraction")
     return FileOptions(
         label_column=label_column,
         labels_path=labels_file,
         labels=labels,
         test=test,
-        test_fraction=0.25 if test_fraction is None else test_fraction,
+        test_fraction=_test_fraction(test, test_fraction),
         task=task,
         drop=tuple(drop or ()),
         seed=seed,
     )
-
-
-def _describe_rows(path: Path, prepared: "Prepared", seed: int) -> None:
-    known = int(prepared.labeled.sum())
-    if prepared.task == "classification":
-        counts = Counter(prepared.y_train[prepared.labeled].tolist())
-        kinds = ", ".join(
-            f"{name} {count}" for name, count in sorted(counts.items(), key=lambda kind: str(kind[0]))[:20]
-        )
-        what = f"{len(counts)} classes ({kinds}{', ...' if len(counts) > 20 else ''})"
-    else:
-        what = "a regression"
-    columns, features = len(prepared.preparation.columns), prepared.x_train.shape[1]
-    typer.echo(
-        f"{path.name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled rows to train on, "
-        f"{len(prepared.y_test):,} to test on; {what}; {columns} column{'s make' if columns > 1 else ' makes'} "
-        f"{features} feature{'s' if features > 1 else ''}; seed {seed}"
-    )
-
-
-def _outcome_table(tested: int, outcomes: dict[str, tuple[dict[str, float], float]]) -> Table:
-    table = Table()
-    table.add_column("model")
-    metrics = list(next(iter(outcomes.values()))[0])
-    for metric in metrics:
-        table.add_column(_metric_name(metric), justify="right")
-    if counted := "test_error" in metrics:
-        table.add_column(f"wrong of {tested:,}", justify="right")
-    table.add_column("seconds", justify="right")
-    for model, (measured, seconds) in outcomes.items():
-        cells = [_metric_value(metric, measured[metric]) for metric in metrics]
-        cells += [f"{round(measured['test_error'] / 100 * tested):,}"] if counted else []
-        table.add_row(model, *cells, f"{seconds:.1f}")
-    return table
-
-
-def _describe_metric(name: str, value: float) -> str:
-    return f"{_metric_name(name)} {_metric_value(name, value)}"
-
-
-def _metric_name(name: str) -> str:
-    return name.removeprefix("test_" if name == "test_balanced_error" else "").replace("_", " ")
-
-
-def _metric_value(name: str, value: float) -> str:
-    return f"{value:.2f} %" if name.endswith("error") else f"{value:.4g}"
 
 
 @app.command()
@@ -666,6 +566,13 @@ def _check_dataset(name: str, *, or_file: bool = False) -> None:
         raise typer.BadParameter(f"there is no data set {name!r}{file}; known are {known}.", param_hint="DATA")
 
 
+def _is_folder(data: str) -> bool:
+    """Tell a folder from a data set by name: it is there, and no data set is called so."""
+    from laddernet.data import DATASETS
+
+    return data not in DATASETS and Path(data).is_dir()
+
+
 def _is_file(data: str) -> bool:
     from laddernet.data import DATASETS
 
@@ -696,20 +603,6 @@ def _choose_recipe(
         chosen = RECIPES[name] if labels is None else replace(RECIPES[name], labels=labels)
     chosen = replace(chosen, labels=chosen.labels or info.train_rows)
     return chosen if epochs is None else replace(chosen, max_epochs=epochs)
-
-
-def _new_folder(wanted: Path) -> Path:
-    """Return that folder, or with -2, -3 ... behind it where it is taken."""
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
-
-
-def _table_row(name: str, outcome: Any, rows: int) -> tuple[str, str, str, str]:
-    wrong = round(outcome.test_error / 100 * rows)
-    return name, f"{outcome.test_error:.2f} %", str(wrong), f"{outcome.seconds:.1f}"
 
 
 def _parse_seeds(text: str) -> list[int]:

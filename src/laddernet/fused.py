@@ -44,9 +44,9 @@ def slope_of(activation: nn.Module) -> float | None:
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A new tensor of shape (batch, features, *positions), the features of one position side by side."""
     batch, features, *positions = shape
-    if not positions:
-        return torch.empty(batch, features, dtype=dtype)
-    return torch.empty(batch, *positions, features, dtype=dtype).movedim(-1, 1)
+    count = math.prod(positions)
+    strides = [math.prod(positions[i + 1 :]) * features for i in range(len(positions))]
+    return torch.empty_strided((batch, features, *positions), (features * count, 1, *strides), dtype=dtype)
 
 
 def normal(kernels: Library, shape: Sequence[int], *, std: float, generator: torch.Generator | None) -> Tensor:

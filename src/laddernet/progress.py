@@ -50,6 +50,24 @@ def trial_progress(trials: int, console: Console | None = None) -> Iterator[Call
         yield show
 
 
+@contextmanager
+def image_progress(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Show, on a terminal, how many of how many images of a folder have been resized.
+
+    Parameters
+    ----------
+    title : str
+        Name of the folder.
+    console : rich.console.Console, optional
+        Where to; by default the standard error stream.
+    """
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"resizing {title}", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
 def _describe(record: EpochRecord) -> str:
     parts = [f"cost {record['cost']:.4g}", f"learning rate {record['learning_rate']:.2g}"]
     if "validation_error" in record:

@@ -1,0 +1,101 @@
+"""From a folder of images to rows that are ready for the estimators."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laddernet.data.images import Images, read_images
+from laddernet.data.labels import hide_labels, hold_out
+from laddernet.errors import DataError
+
+Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows the reading of a folder: called with its name, it gives what `read_images` is to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What to do with a folder of images.
+
+    Attributes
+    ----------
+    size : int
+        Height and width that all images get.
+    network : str
+        Name of the encoder in `networks`.
+    labels : int or None
+        Labels to keep in training, balanced over classes; None for all that there are.
+    test : Path or None
+        A folder of test images, of the same form.
+    test_fraction : float in [0, 1)
+        Share of the labelled images to test on where there is no such folder, stratified by class; 0 for no test.
+    seed : int
+        Of the choice of test images and of labels.
+    """
+
+    size: int = 32
+    network: str = "conv_small"
+    labels: int | None = None
+    test: Path | None = None
+    test_fraction: float = 0.25
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedImages:
+    """Images to train and to test on.
+
+    Attributes
+    ----------
+    x_train, x_test : uint8 array of shape (images, channels, size, size)
+    y_train, y_test : object array of shape (images,)
+        Names of classes; None where there is none.
+    labeled : bool array of shape (images,)
+        Which of the training images have a label.
+    """
+
+    x_train: NDArray[np.uint8]
+    y_train: NDArray[np.object_]
+    labeled: NDArray[np.bool_]
+    x_test: NDArray[np.uint8]
+    y_test: NDArray[np.object_]
+
+
+def prepare_images(folder: Path, options: ImageOptions, watch: Watch) -> PreparedImages:
+    """Read a folder of images, keep some labelled ones out to test on, and hide labels where that is asked for.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, there are too few labels, or the test images are of other classes.
+    """
+    with watch(folder.name) as on_image:
+        images = read_images(folder, size=options.size, on_image=on_image)
+    if options.test is not None:
+        x, y = images.x, images.labels
+        test = _read_test(options.test, images, options.size, watch)
+        x_test, y_test = test.x, test.labels
+        known = np.array([label is not None for label in y_test])
+        x_test, y_test = x_test[known], y_test[known]
+    elif options.test_fraction > 0:
+        kept, held_out = hold_out(images.labels, options.test_fraction, seed=options.seed)
+        held_out = held_out[[images.labels[i] is not None for i in held_out]]
+        x, y, x_test, y_test = images.x[kept], images.labels[kept], images.x[held_out], images.labels[held_out]
+    else:
+        x, y, x_test, y_test = images.x, images.labels, images.x[:0], images.labels[:0]
+    if options.labels is not None:
+        y = hide_labels(y, options.labels, seed=options.seed)
+    labeled = np.array([label is not None for label in y])
+    return PreparedImages(x_train=x, y_train=y, labeled=labeled, x_test=x_test, y_test=y_test)
+
+
+def _read_test(folder: Path, images: Images, size: int, watch: Watch) -> Images:
+    with watch(folder.name) as on_image:
+        test = read_images(folder, size=size, channels=images.x.shape[1], on_image=on_image)
+    known = {label for label in images.labels.tolist() if label is not None}
+    if unknown := {label for label in test.labels.tolist() if label is not None} - known:
+        raise DataError(f"{folder} has classes that the training images have not: {', '.join(sorted(unknown))}.")
+    return test

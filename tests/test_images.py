@@ -1,0 +1,217 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from laddernet.cli import app
+from laddernet.data.images import read_images
+from laddernet.errors import DataError
+from laddernet.folders import ImageOptions, prepare_images
+
+X, Y = load_digits(return_X_y=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "laddernet" / "images"
+
+
+def picture(row, size=8):
+    return Image.fromarray((X[row].reshape(8, 8) * 15).astype(np.uint8)).resize((size, size))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three digits, some labelled, of sizes and kinds of their own, and what does not belong there."""
+    root = tmp_path / "my digits"
+    for row in np.flatnonzero(Y < 3)[:240]:
+        part = ("zero", "one", "two")[Y[row]] if row < 300 else "unlabeled"
+        (root / part).mkdir(parents=True, exist_ok=True)
+        suffix = (".png", ".jpg", ".bmp")[row % 3]
+        picture(row, 8 + row % 5).save(root / part / f"{row}{suffix}")
+    (root / "zero" / "notes.txt").write_text("not an image")
+    (root / "zero" / ".hidden.png").write_text("not an image")
+    (root / ".git").mkdir()
+    (root / "empty").mkdir()
+    return root
+
+
+class TestReading:
+    def test_classes_sizes_and_what_does_not_belong(self, folder, cache):
+        images = read_images(folder, size=8)
+        assert images.x.shape == (240, 1, 8, 8)
+        assert images.x.dtype == np.uint8
+        counts = pd.Series(images.labels).value_counts(dropna=False)
+        assert set(counts.index[counts.index.notna()]) == {"zero", "one", "two"}
+        assert counts[counts.index.isna()].sum() == sum(1 for _ in (folder / "unlabeled").iterdir())
+        row = int(images.paths[0].stem)
+        original = X[row].reshape(8, 8) * 15
+        assert np.abs(images.x[0, 0].astype(float) - original).mean() < 25
+        assert len(list(cache.iterdir())) == 1
+
+    def test_colour_where_one_image_is_in_colour(self, tmp_path):
+        for name, colour in (("a", (250, 0, 0)), ("b", (0, 0, 250))):
+            (tmp_path / name).mkdir()
+            Image.new("RGB", (30, 20), colour).save(tmp_path / name / "1.png")
+        Image.new("L", (30, 20), 77).save(tmp_path / "a" / "2.png")
+        images = read_images(tmp_path, size=5)
+        assert images.x.shape == (3, 3, 5, 5)
+        assert images.x[0, :, 2, 2].tolist() == [250, 0, 0]
+        assert images.x[1, :, 2, 2].tolist() == [77, 77, 77]
+        grey = read_images(tmp_path, size=5, channels=1)
+        assert grey.x[:, 0, 2, 2].tolist() == [75, 77, 28]
+        assert read_images(tmp_path, size=5, labeled=False).labels.tolist() == [None] * 3
+
+    def test_kinds_of_files(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b" / "deeper").mkdir(parents=True)
+        gradient = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+        Image.fromarray(gradient).save(tmp_path / "a" / "sixteen.png")
+        Image.new("RGBA", (8, 8), (10, 20, 30, 40)).save(tmp_path / "a" / "alpha.webp", lossless=True)
+        Image.new("P", (8, 8)).save(tmp_path / "b" / "deeper" / "palette.gif")
+        turned = Image.new("RGB", (8, 4), (0, 255, 0))
+        exif = turned.getexif()
+        exif[0x0112] = 6
+        turned.save(tmp_path / "b" / "turned.JPG", exif=exif)
+        images = read_images(tmp_path, size=8)
+        assert [path.name for path in images.paths] == ["alpha.webp", "sixteen.png", "palette.gif", "turned.JPG"]
+        assert images.x[1, 0].max() == 255
+        assert abs(int(images.x[1, 0, 4, 0]) - gradient[4, 0] / 257) < 2
+
+    def test_the_second_reading_comes_from_the_cache(self, folder, cache):
+        seen = []
+        first = read_images(folder, size=8, on_image=lambda done, of: seen.append((done, of)))
+        assert seen[-1] == (240, 240)
+        again = read_images(folder, size=8, on_image=lambda done, of: pytest.fail("it was there"))
+        np.testing.assert_array_equal(again.x, first.x)
+        picture(500).save(next((folder / "one").glob("*.png")))  # a changed file is read again
+        assert not np.array_equal(read_images(folder, size=8).x, first.x)
+
+    def test_a_damaged_cache_is_made_anew(self, folder, cache):
+        first = read_images(folder, size=8)
+        (kept,) = cache.iterdir()
+        for damage in (b"", b"\x93NUMPY", kept.read_bytes()[:-100]):
+            kept.write_bytes(damage)
+            np.testing.assert_array_equal(read_images(folder, size=8).x, first.x)
+        shutil.rmtree(cache)
+        cache.write_text("in the way")
+        np.testing.assert_array_equal(read_images(folder, size=8).x, first.x)
+
+    @pytest.mark.parametrize(
+        ("harm", "message"),
+        [
+            (lambda root: (root / "one" / "bad.png").write_bytes(b"no image"), r"bad.png cannot be read as an image"),
+            (lambda root: (root / "one" / "cut.png").write_bytes(next((root / "one").glob("*.png")).read_bytes()[:80]),
+             r"cut.png cannot be read as an image"),
+            (lambda root: [shutil.rmtree(root / name) for name in ("one", "two")], "has images of 1: it needs two"),
+            (lambda root: [shutil.rmtree(root / n) for n in ("zero", "one", "two")], "has no subfolder"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_used_is_named(self, folder, harm, message):
+        harm(folder)
+        with pytest.raises(DataError, match=message):
+            read_images(folder, size=8)
+
+    def test_a_folder_without_images(self, tmp_path):
+        with pytest.raises(DataError, match="has no subfolder with images"):
+            read_images(tmp_path, size=8)
+        with pytest.raises(DataError, match="holds no images"):
+            read_images(tmp_path, size=8, labeled=False)
+
+
+def silent(title):
+    import contextlib
+
+    return contextlib.nullcontext(lambda done, of: None)
+
+
+def test_test_images_are_kept_out_and_labels_hidden(folder):
+    prepared = prepare_images(folder, ImageOptions(size=8, labels=9, test_fraction=0.3, seed=1), silent)
+    assert prepared.labeled.sum() == 9
+    assert sorted(pd.Series(prepared.y_train[prepared.labeled]).value_counts()) == [3, 3, 3]
+    assert len(prepared.y_test) > 10
+    assert len(prepared.x_train) + len(prepared.x_test) == 240
+    assert all(label is not None for label in prepared.y_test)
+    everything = prepare_images(folder, ImageOptions(size=8, test=folder), silent)
+    assert len(everything.x_train) == 240
+    assert len(everything.x_test) == everything.labeled.sum()
+    whole = prepare_images(folder, ImageOptions(size=8, test_fraction=0), silent)
+    assert (len(whole.x_train), len(whole.x_test)) == (240, 0)
+
+
+def test_test_images_of_unknown_classes_are_refused(folder, tmp_path):
+    other = tmp_path / "other"
+    for name in ("one", "seven"):
+        (other / name).mkdir(parents=True)
+        picture(0).save(other / name / "1.png")
+    with pytest.raises(DataError, match="classes that the training images have not: seven"):
+        prepare_images(folder, ImageOptions(size=8, test=other), silent)
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+class TestCommands:
+    def test_train_predict_evaluate(self, folder, tmp_path):
+        run = tmp_path / "run"
+        result = call("train", folder, "--image-size", 8, "--epochs", 30, "--out", run, "--json")
+        assert result.exit_code == 0, result.stderr
+        shown = " ".join(result.stdout.split())
+        assert "3 classes (one " in shown
+        assert "grey, 8 by 8; seed 0" in shown
+        report = json.loads(result.stdout.splitlines()[-1])
+        assert report["image_size"] == 8
+        assert report["test_error"] < 40
+        assert {"baseline_test_error", "seconds", "run"} <= set(report)
+        out = tmp_path / "answers.csv"
+        assert call("predict", run, folder, "--out", out).exit_code == 0
+        answers = pd.read_csv(out)
+        assert list(answers.columns) == ["file", "prediction", "probability_one", "probability_two", "probability_zero"]
+        assert len(answers) == 240
+        truth = answers["file"].str.split("/").str[0]
+        known = truth != "unlabeled"
+        error = 100 * (answers["prediction"] != truth)[known].mean()
+        evaluated = call("evaluate", run, folder, "--json")
+        assert json.loads(evaluated.stdout.splitlines()[-1])["test_error"] == pytest.approx(error)
+
+    def test_export(self, folder, tmp_path):
+        run = tmp_path / "run"
+        settings = ("--image-size", 8, "--epochs", 1, "--no-baseline", "--test-fraction", 0)
+        result = call("train", folder, *settings, "--out", run)
+        assert "no test images" in result.stderr
+        result = call("export", run, "--format", "torch")
+        assert result.exit_code == 0, result.stderr
+        assert "x of shape (batch, 1, 8, 8) to logits, probabilities" in " ".join(result.stdout.split())
+        assert (run / "network.pt2").exists()
+        again = call("export", run, "--format", "torch")
+        assert again.exit_code == 1
+        assert "exists already" in again.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--recipe", "mnist-100"), "--recipe"),
+            (("--label-column", "y"), "--label-column"),
+            (("--test-fraction", "0.2", "--test", "."), "--test-fraction"),
+        ],
+    )
+    def test_options_that_have_no_meaning_are_refused(self, folder, arguments, message):
+        result = call("train", folder, *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+    def test_options_of_images_are_for_images(self):
+        result = call("train", "digits", "--image-size", "8")
+        assert result.exit_code == 2
+        assert "is for a folder of images" in " ".join(result.stderr.replace("│", " ").split())
