@@ -19,6 +19,7 @@ from laddernet.checkpoints import load_run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "tutorial.py"
+NETWORKS = ROOT / "examples" / "networks.py"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```)", flags=re.MULTILINE | re.DOTALL)
 PROGRESS = re.compile(r".*(, \d+ s left|^tuning: trial .*)$")
@@ -116,6 +117,27 @@ def test_the_excerpts_of_the_tutorial_run(tmp_path, monkeypatch):
     exec(text, names)
     assert names["ladder"].n_iter_ == 3  # two, and one of partial_fit
     assert len(names["scores"]) == 3
+
+
+def test_three_foreign_networks_get_a_ladder(tmp_path):
+    """The script runs, and the document shows its code."""
+    result = run(
+        [sys.executable, "-W", "error", NETWORKS, "--quick"],
+        tmp_path,
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert result.returncode == 0, result.stderr
+    names = [line.split(":")[0] for line in result.stdout.splitlines()]
+    assert names == ["residual", "depthwise-separable", "one-dimensional"]
+    text, source = (ROOT / "docs" / "networks.md").read_text("utf-8"), NETWORKS.read_text("utf-8")
+    blocks = [
+        b for b in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL) if b.startswith("def")
+    ]
+    assert len(blocks) == 3
+    for block in blocks:
+        assert block in source
+        assert len(block.splitlines()) <= 5
 
 
 def refresh():

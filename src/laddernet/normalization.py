@@ -5,6 +5,7 @@ rows (docs/algorithm.md, "Streams"). Everything here is per feature: dimension 1
 (batch, features) or (batch, channels, *positions); all other dimensions are averaged over.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +78,14 @@ def normalize(z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
     return (z - per_feature(mean, z)) * per_feature(inverse_std, z)
 
 
+def quick(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """Keep the signature of a function's `forward`, which torch otherwise works out anew at every call."""
+    forward: Any = function.forward
+    forward.__signature__ = inspect.signature(forward)
+    return function
+
+
+@quick
 class _BatchNormalize(torch.autograd.Function):
     """Torch's fused kernel, with gradients through the statistics as well, which the kernel alone drops.
 

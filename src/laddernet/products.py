@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from laddernet.normalization import quick
+
+SMALL = 2**14
+"""Weights below which what a function of our own costs in Python is more than a copy."""
+
 
 class LinearMap(nn.Linear):
     """A linear map without a bias; where autocast computes its product in bfloat16, that is what it answers in.
@@ -36,9 +41,10 @@ class LinearMap(nn.Linear):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map rows of shape (batch, in_features) to (batch, out_features)."""
-        if h.device.type != "cpu":
+        low = h.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if not low and (h.device.type != "cpu" or self.weight.numel() < SMALL):
             return functional.linear(h, self.weight)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else h.dtype
+        dtype = torch.get_autocast_dtype("cpu") if low else h.dtype
         product: Tensor = _Product.apply(h, product_weight(self), dtype)  # type: ignore[no-untyped-call]
         return product
 
@@ -66,6 +72,7 @@ def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[di
             module.low = None
 
 
+@quick
 class _Product(torch.autograd.Function):
     """``h @ weight.T`` with inputs rounded to a type and returned in it; gradients are of the inputs' own."""
 
