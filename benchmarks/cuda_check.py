@@ -4,15 +4,17 @@ In float64, with the same noise on both. Usage: python benchmarks/cuda_check.py
 """
 
 import sys
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from laddernet import LadderClassifier
 from laddernet.combinators import COMBINATORS
 from laddernet.data import hide_labels, load
 from laddernet.estimators import fit_together
 from laddernet.ladder import VARIANTS, Ladder
-from laddernet.networks import mlp
+from laddernet.networks import WideResNet, conv_fc, conv_large, conv_small, mlp
 from laddernet.training import TrainingConfig, train
 
 
@@ -32,6 +34,19 @@ def step(device: str, combinator: str, variant: str) -> torch.Tensor:
         generator=generator,
     ).to(device, torch.float64)
     x = torch.randn(40, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
+    costs = ladder(x[:10], torch.arange(10, device=device) % 5, x)
+    costs.total.backward()
+    gradients = [p.grad.flatten() for p in ladder.parameters() if p.grad is not None]
+    ladder.calibrate(x.cpu())
+    return torch.cat([costs.total.detach().view(1), *gradients, ladder.predict(x).flatten()]).cpu()
+
+
+def convolutional_step(device: str, make: Callable[..., nn.Module], variant: str) -> torch.Tensor:
+    """Costs, gradients and predictions of a network on images."""
+    generator = torch.Generator().manual_seed(0)
+    encoder = make((2, 12, 12), 5, generator=generator).to(device, torch.float64)
+    ladder = Ladder(encoder, input_shape=(2, 12, 12), variant=variant, corruption=shared_noise, generator=generator)
+    x = torch.randn(40, 2, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
     costs = ladder(x[:10], torch.arange(10, device=device) % 5, x)
     costs.total.backward()
     gradients = [p.grad.flatten() for p in ladder.parameters() if p.grad is not None]
@@ -81,6 +96,11 @@ def main() -> None:
         for variant in VARIANTS:
             torch.testing.assert_close(step("cuda", combinator, variant), step("cpu", combinator, variant))
             print(f"{combinator}, {variant}: as on the CPU")
+    for make in (conv_fc, conv_small, conv_large, WideResNet):
+        for variant in ("full", "gamma"):
+            ours, theirs = (convolutional_step(device, make, variant) for device in ("cuda", "cpu"))
+            torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
+            print(f"{make.__name__}, {variant}: as on the CPU")
     for variant in VARIANTS:
         torch.testing.assert_close(trained("compiled", variant), trained("torch", variant), rtol=1e-9, atol=1e-9)
         print(f"{variant}: a CUDA graph's steps are those without one")

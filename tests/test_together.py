@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from conftest import sections
 from laddernet import LadderClassifier, TrainingError
@@ -204,3 +205,16 @@ def test_classifiers_that_cannot_go_together_are_refused(others, message):
     first = LadderClassifier(**others) if "validation_fraction" in others else LadderClassifier()
     with pytest.raises(ValueError, match=message):
         fit_together([first, second], data.x_train, [y, y])
+
+
+def test_only_fully_connected_ladders_without_dropout():
+    for encoder, shape in (
+        (nn.Sequential(nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 2)), (1, 4)),
+        (nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.Linear(3, 2)), (4,)),
+    ):
+        ladders = [Ladder(encoder, input_shape=shape, generator=torch.Generator()) for _ in range(2)]
+        x = torch.randn(6, *shape)
+        known = [Labeled(x[:4], torch.arange(4) % 2)] * 2
+        generators = [torch.Generator(), torch.Generator()]
+        with pytest.raises(ValueError, match="only fully connected ladders without dropout"):
+            train_together(ladders, x, known, TrainingConfig(epochs=1, batch_size=4), generators=generators)

@@ -602,7 +602,7 @@ def _choose_recipe(
     else:
         chosen = RECIPES[name] if labels is None else replace(RECIPES[name], labels=labels)
     chosen = replace(chosen, labels=chosen.labels or info.train_rows)
-    return chosen if epochs is None else replace(chosen, max_epochs=epochs)
+    return chosen if epochs is None else replace(chosen, max_epochs=epochs, baseline_epochs=None)
 
 
 def _parse_seeds(text: str) -> list[int]:

@@ -14,6 +14,7 @@ from torch.func import functional_call, stack_module_state
 
 from laddernet.ladder import Ladder
 from laddernet.optimizer import Adam
+from laddernet.rungs import Dropout
 from laddernet.steps import Epochs
 from laddernet.training import (
     Callback,
@@ -84,13 +85,16 @@ def train_together(
     TrainingError
         If a cost becomes infinite or NaN in one of them.
     ValueError
-        If there is a patience, the numbers do not agree, or not all have weights or none has.
+        If there is a patience, the numbers do not agree, not all have weights or none has, or the ladders have
+        convolutions or dropout.
     """
     counts = {len(rows.x) for rows in labeled}
     if config.patience is not None:
         raise ValueError("ladders that are trained together cannot stop early: patience must be None.")
     if not len(ladders) == len(labeled) == len(generators) or len(counts) != 1:
         raise ValueError("each ladder needs labelled rows, as many as the others, and a generator.")
+    if any(len(shape) > 1 for shape in ladders[0].shapes) or any(isinstance(m, Dropout) for m in ladders[0].modules()):
+        raise ValueError("only fully connected ladders without dropout can be trained together: train one at a time.")
     weights = [rows.weight for rows in labeled if rows.weight is not None]
     if len(weights) not in (0, len(labeled)):
         raise ValueError("either all ladders have weights of their labelled rows, or none has.")
