@@ -45,6 +45,37 @@ def test_the_papers_settings(name):
     assert ladder.denoising_weights == weights  # the variant takes nothing away
 
 
+# Network, labels, weights, noise of the ladder and of its baseline, epochs, decay, and those of the baseline.
+CONVOLUTIONAL = {
+    "mnist-100-conv-fc": ("conv_fc", 100, (1000, 10, *[0.1] * 6), (0.3, *[0.45] * 7), (150, 2 / 3), (20, 0.5)),
+    "mnist-100-conv-small-gamma": ("conv_small", 100, (*[0] * 9, 1), (0.3, *[0.45] * 9), (150, 2 / 3), (20, 0.5)),
+    "cifar10-4000-gamma": ("conv_large", 4000, (*[0] * 12, 4), 0.3, (70, 0.86), (20, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_the_papers_convolutional_settings(name):
+    network, labels, weights, baseline_noise, (epochs, decay), of_baseline = CONVOLUTIONAL[name]
+    recipe = RECIPES[name]
+    baseline = RECIPES[name.removesuffix("-gamma") + "-baseline"]
+    assert (recipe.network, recipe.labels, recipe.denoising_weights) == (network, labels, weights)
+    assert (recipe.max_epochs, recipe.decay_start, recipe.learning_rate, recipe.batch_size) == (
+        epochs,
+        decay,
+        0.002,
+        100,
+    )
+    assert (recipe.noise_std, baseline.noise_std) == (0.3, baseline_noise)
+    assert (baseline.max_epochs, baseline.decay_start, baseline.variant) == (*of_baseline, "baseline")
+    assert (baseline.network, baseline.labels) == (network, labels)
+    for one in (recipe, baseline):
+        settings = one.settings()
+        encoder = settings["module"](settings["input_shape"], 10)
+        ladder = Ladder(encoder, input_shape=settings["input_shape"], noise_std=one.noise_std, variant=one.variant,
+                        denoising_weights=one.denoising_weights)  # fmt: skip
+        assert ladder.denoising_weights == one.denoising_weights
+
+
 def test_settings_are_arguments_of_the_estimator():
     known = set(inspect.signature(LadderClassifier).parameters)
     for name, recipe in RECIPES.items():

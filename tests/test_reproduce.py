@@ -1,12 +1,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from laddernet.data import missing_files
+from laddernet.checkpoints import load_run, save_run
+from laddernet.data import Dataset, missing_files
 from laddernet.errors import RunError
 from laddernet.recipes import RECIPES
-from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, seeds_at_once
+from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, run_recipe, seeds_at_once
 
 QUICK = replace(RECIPES["digits-50"], name="quick", max_epochs=2, hidden_layer_sizes=(20,), denoising_weights="auto")
 
@@ -97,3 +99,33 @@ def test_seeds_trained_at_once_end_where_each_ends_alone(tmp_path):
         assert other["test_error"] == pytest.approx(one["test_error"], abs=0.02)
         assert other["cost"] == pytest.approx(one["cost"], rel=1e-7)
     assert reproduce(recipe, seeds=[5, 4], out=tmp_path / "together", machine=machine) == []
+
+
+def images(shape, rows):
+    """A data set of small pictures of two kinds, flat, as those by name are."""
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % 10
+    x = rng.random((rows, *shape)).astype(np.float32)
+    x[:, :, :14] += 0.1 * y[:, None, None, None]
+    x = x.reshape(rows, -1)
+    return Dataset(x_train=x, y_train=y, x_test=x[:30], y_test=y[:30])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("mnist-100-conv-small-gamma", (1, 28, 28)),
+        pytest.param("cifar10-4000-gamma", (3, 32, 32), marks=pytest.mark.slow),  # its whitening alone takes seconds
+    ],
+)
+def test_a_convolutional_recipe_runs_and_comes_back(name, shape, tmp_path):
+    rows = 60 if shape[0] == 1 else 20
+    recipe = replace(RECIPES[name], max_epochs=1, labels=10, batch_size=rows // 2)
+    data = images(shape, rows)
+    outcome = run_recipe(recipe, data, seed=0, machine=Machine(device="cpu"))
+    assert outcome.model.input_shape_ == shape
+    assert 0 <= outcome.test_error <= 100
+    save_run(tmp_path / "run", outcome.model, training={"dataset": recipe.dataset}, metrics={})
+    loaded = load_run(tmp_path / "run").model
+    np.testing.assert_array_equal(loaded.predict_proba(data.x_test), outcome.model.predict_proba(data.x_test))
+    assert not can_go_together(recipe)
