@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from laddernet.kernels import load
+from laddernet.ladder import Ladder
 from laddernet.optimizer import Adam
+from laddernet.training import TrainingConfig, train
 
 SHAPES = [(7,), (300, 301), (), (16,), (5, 33)]
 
@@ -106,3 +108,24 @@ def test_a_closure_computes_the_gradients_first():
 
     assert optimizer.step(closure).item() == 3.0
     torch.testing.assert_close(value.detach(), torch.full((3,), 0.9))
+
+
+def test_weights_of_another_layout_in_memory_are_updated_alike():
+    learned = []
+    for kernels in ("torch", "compiled"):
+        generator = torch.Generator().manual_seed(0)
+        encoder = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 3),
+        )  # fmt: skip
+        for parameter in encoder.parameters():
+            nn.init.normal_(parameter, std=0.2, generator=generator)
+        ladder = Ladder(
+            encoder.to(memory_format=torch.channels_last), input_shape=(3, 7, 7), noise_std=0.0, variant="gamma"
+        )
+        config = TrainingConfig(epochs=2, batch_size=10, kernels=kernels, precision="float32")
+        x = torch.randn(40, 3, 7, 7, generator=generator)
+        train(ladder, x, x[:10], torch.arange(10) % 3, config, generator=torch.Generator().manual_seed(1))
+        learned.append([parameter.detach() for parameter in ladder.network.parameters()])
+    for ours, theirs in zip(*learned, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -324,3 +325,175 @@ def test_a_copy_of_a_ladder_is_its_own():
     before = {name: buffer.clone() for name, buffer in ladder.named_buffers()}
     other(x, torch.arange(6) % 2, x)
     assert all(torch.equal(buffer, before[name]) for name, buffer in ladder.named_buffers())
+
+
+class Numbered(nn.Module):
+    """Goes by the number of each layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+
+    def forward(self, x):
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number < 2:
+                x = torch.tanh(x)
+        return x
+
+
+class Branching(nn.Module):
+    """Takes a Sequential apart, and uses what stands before its activation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        normalised = self.block[1](self.block[0](x))
+        return self.head(self.block[2](normalised) + normalised)
+
+
+class Viewing(nn.Module):
+    """Views of what a rung gives, and rows counted before the clean stream ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(36, 3)
+
+    def forward(self, x):
+        rows = len(x)
+        return self.head(functional.max_pool2d(functional.relu(self.conv(x)), 2).view(rows, -1))
+
+
+class Adding(nn.Module):
+    """Adds in place to what a rung gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.LeakyReLU())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.block(x)
+        h += x
+        return self.head(h)
+
+
+SHARED = nn.Tanh()
+AWKWARD = {
+    "shared-module": (nn.Sequential(nn.Linear(4, 6), SHARED, nn.Linear(6, 5), SHARED, nn.Linear(5, 3)), (4,)),
+    "names": (
+        nn.Sequential(OrderedDict(conv=nn.Conv1d(2, 4, 3), conv_norm=nn.GroupNorm(2, 4), act=nn.ReLU(),
+                                  end=nn.Flatten(), head=nn.Linear(16, 3))), (2, 6),
+    ),
+    "numbered": (Numbered(), (4,)),
+    "branching": (Branching(), (4,)),
+    "features-last": (
+        nn.Sequential(nn.Conv1d(2, 5, 1), nn.Linear(6, 4), nn.BatchNorm1d(5), nn.ReLU(), nn.Flatten(),
+                      nn.Linear(20, 3)), (2, 6),
+    ),
+    "viewing": (Viewing(), (2, 8, 8)),
+    "adding": (Adding(), (4,)),
+    "batch-statistics": (
+        nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.ReLU(), nn.Linear(5, 3)), (4,),
+    ),
+    "norm-first": (nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), (4,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["torch", "kernels"])
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_networks(name, fused):
+    encoder, shape = AWKWARD[name]
+    weights = (1.0, *[1.0] * (len(Ladder(encoder, input_shape=shape).rung_names) - 1), 0.0)
+    ladder = Ladder(encoder, input_shape=shape, denoising_weights=weights, generator=torch.Generator().manual_seed(0))
+    assert not fused or ladder.fuse()
+    x = torch.randn(12, *shape, generator=torch.Generator().manual_seed(1))
+    if name != "batch-statistics":  # whose answers depended on the batch
+        torch.testing.assert_close(ladder.predict(x), torch.softmax(encoder.eval()(x), 1), rtol=1e-4, atol=1e-5)
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            assert not fused or ladder.fuse()
+            ladder(x[:6], torch.arange(6) % 3, x).total.backward()
+    ladder.calibrate(x)
+    torch.testing.assert_close(torch.softmax(ladder.encoder(x), 1), ladder.predict(x), rtol=1e-5, atol=1e-5)
+
+
+class Asking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.first(x.reshape(-1, self.first.in_features))))
+
+
+class LogSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return functional.log_softmax(self.head(x), dim=1)
+
+
+class Folding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.norm, self.head = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.map(x.flatten(0, 1))).view(len(x), -1))
+
+
+class Keyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.norm, self.head = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(input=self.map(x)))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape", "message"),
+    [
+        (Asking(), (2, 4), "cannot be run with rungs .*no attribute 'in_features'.*forward asks for more"),
+        (LogSoftmax(), (4,), "ends in LogSoftmax: take it out"),
+        (Folding(), (2, 4), "'norm' of the encoder, BatchNorm1d, gets 6 rows for 3"),
+        (Keyword(), (4,), "'norm' of the encoder, BatchNorm1d, must be called with one tensor, by position"),
+    ],
+)
+def test_what_a_forward_may_not_do_is_told_when_the_ladder_is_made(encoder, shape, message):
+    with pytest.raises(ValueError, match=message):
+        Ladder(encoder, input_shape=shape)
+
+
+def test_a_rung_after_a_dropout():
+    encoder = nn.Sequential(OrderedDict(first=nn.Linear(4, 6), drop=nn.Dropout(0.2), last=nn.Linear(6, 3)))
+    ladder = Ladder(encoder, rungs=("drop", "last"))
+    x = torch.randn(8, 4)
+    ladder(x, torch.arange(8) % 3, x).total.backward()
+    ladder.calibrate(x)
+    assert ladder.rung_names == ("drop", "last")
+
+
+def test_dropout_of_a_clean_supervised_path_is_in_the_unlabelled_noisy_stream():
+    ladder = Ladder(nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, 3)), supervised_path="clean")
+    seen = []
+    ladder.network[1].register_forward_hook(lambda module, inputs, output: seen.append(output == 0))
+    x = torch.randn(10, 4)
+    ladder(x, torch.arange(10) % 3, x)
+    assert [bool(part.any()) for part in torch.split(seen[0], 10)] == [False, True, False]
+
+
+def test_frozen_scales_and_shifts_stay_frozen():
+    norm = nn.BatchNorm1d(3)
+    nn.init.constant_(norm.weight, 2.0)
+    for parameter in norm.parameters():
+        parameter.requires_grad_(False)
+    (rung, _) = rungs_of(nn.Sequential(nn.Linear(2, 3), norm, nn.ReLU(), nn.Linear(3, 2)))
+    assert not rung.gamma.requires_grad
+    assert not rung.beta.requires_grad

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from laddernet import __version__, networks
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor, Module
+from laddernet.rungs import Normalization
 from laddernet.scaling import Scaling, Whitening
 from laddernet.training import PRECISIONS
 
@@ -198,7 +199,7 @@ def _load_preparation(path: Path, model: LadderClassifier | LadderRegressor) -> 
 
 
 def _tensors(model: LadderClassifier | LadderRegressor) -> dict[str, torch.Tensor]:
-    state = {_LADDER + name: tensor.cpu().contiguous() for name, tensor in model.ladder_.state_dict().items()}
+    state = {_LADDER + name: tensor.cpu().contiguous().clone() for name, tensor in model.ladder_.state_dict().items()}
     scaling = {_SCALING + name: torch.from_numpy(np.array(value)) for name, value in vars(model.scaling_).items()}
     return state | scaling
 
@@ -290,6 +291,11 @@ def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None
             if tuple(tensors[f"{_LADDER}network.{2 * layer}.0.weight"].shape) != (fan_out, fan_in):
                 raise ValueError(f"{path.name} holds other widths than {widths}.")
     ladder = model._build_ladder(seed=0, device=torch.device("cpu"))
+    for name, module in ladder.named_modules():  # a scale that the network's own normalisation had learned
+        if isinstance(module, Normalization):
+            has_scale = f"{_LADDER}{name}.gamma" in tensors
+            if has_scale != (module.gamma is not None):
+                module.gamma = torch.nn.Parameter(torch.ones_like(module.statistics.mean)) if has_scale else None
     ladder.load_state_dict({name.removeprefix(_LADDER): tensor for name, tensor in tensors.items()})
     model.ladder_ = ladder.eval()
     model._n_features_out = math.prod(ladder.shapes[-2])

@@ -22,7 +22,7 @@ from laddernet.losses import TASKS
 from laddernet.mirrors import DecoderLayer, check_names, map_down
 from laddernet.noise import Corruption, gaussian
 from laddernet.normalization import Normalized, Statistics, batch_normalize, features_last, normalize
-from laddernet.rungs import Normalization, Rung, place, plain
+from laddernet.rungs import Normalization, Rung, is_torchs_own, place, plain
 
 RUNNING_WEIGHT = 0.01
 """Weight of the newest batch in the running statistics, once 100 batches have been seen."""
@@ -177,7 +177,9 @@ class Ladder(nn.Module):
         self._highest_target = max(reached, default=0)
         self._has_clean_stream = self._highest_target > 0
         follow = all(between.steps is not None for between in placed.between)
-        self._is_chain = follow and not any(step.parts for between in placed.between for step in between.steps or [])
+        parts = any(step.parts for between in placed.between for step in between.steps or [])
+        self._is_torchs_own = is_torchs_own(self.network)
+        self._is_chain = follow and not parts and self._is_torchs_own
         start = generator
         if generator is not None and generator.device.type != "cpu":
             start = torch.Generator().manual_seed(generator.initial_seed())
@@ -284,9 +286,10 @@ class Ladder(nn.Module):
                 h = h[: sum(sizes)]
             return h
 
-        noisy_rows = sum(sizes[:2]) if noisy_supervision else 0
-        with self._visitor.visiting(climb, noisy_rows=noisy_rows, generator=self.generator):
-            logits = torch.split(self.network(torch.cat(streams)), sizes)
+        noisy = slice(0 if noisy_supervision else sizes[0], sum(sizes[:2]))
+        stacked = torch.cat(streams) if self._is_torchs_own else torch.cat(streams).contiguous()
+        with self._visitor.visiting(climb, noisy=noisy, generator=self.generator):
+            logits = torch.split(self.network(stacked), sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
     def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Library | None) -> tuple[Tensor | None, ...]:
@@ -373,7 +376,8 @@ class Ladder(nn.Module):
             running_weight=float(running_weight),
             dtype=self._like.dtype if layer == len(self._rungs) else z_pre.dtype,
         )
-        return norm.activation(h) if slope is None else h, z, last
+        h = norm.activation(h) if slope is None else h
+        return h if self._is_torchs_own else h.contiguous(), z, last  # a forward may have its views of h
 
     def _draw(self, layer: int, shape: Sequence[int], sizes: list[int], kernels: Library) -> list[Tensor | None]:
         """Noise for each stream, in tensors of their own; None for a clean one."""
@@ -400,7 +404,10 @@ class Ladder(nn.Module):
         return logits
 
     def hidden(self, x: Tensor, layer: int) -> Tensor:
-        """Activations h of a layer on the clean path, of shape (rows, *shape of the layer); layer 0 is `x` itself."""
+        """Values h that a layer's rung gives on the clean path, of shape (rows, *shape of the layer); 0 is `x` itself.
+
+        They are after the activation where that is a module that follows in an `nn.Sequential`.
+        """
         self._check_rows("x", x, at_least=0)
         return x if layer == 0 else self._run_until(x, self._rungs[layer - 1], lambda norm, z_pre: norm.clean(z_pre))
 

@@ -83,10 +83,10 @@ class Adam(torch.optim.Adam):
         )  # fmt: skip
 
     def _update_compiled(self, group: dict[str, Any], kernels: Library) -> bool:
-        """Update in one call, or return False where the parameters are not float32."""
+        """Update in one call, or return False where the parameters are not float32, or not laid out row by row."""
         leaves = [self.low.get(parameter, parameter) for parameter in group["params"]]
         present = [i for i, leaf in enumerate(leaves) if leaf.grad is not None]
-        if any(group["params"][i].dtype != torch.float32 for i in present):
+        if any(p.dtype != torch.float32 or not p.is_contiguous() for p in (group["params"][i] for i in present)):
             return False
         if present != self._present:
             parameters = [group["params"][i] for i in present]

@@ -64,9 +64,13 @@ def low_precision_weights(network: nn.Module, dtype: torch.dtype) -> Iterator[di
     """
     maps = [module for module in network.modules() if isinstance(module, LinearMap)]
     try:
+        copies: dict[nn.Parameter, Tensor] = {}
         for module in maps:
-            module.low = module.weight.detach().to(dtype).requires_grad_(module.weight.requires_grad)
-        yield {cast(nn.Parameter, module.weight): module.low for module in maps if module.low is not None}
+            weight = cast(nn.Parameter, module.weight)
+            if weight not in copies:  # maps may share one
+                copies[weight] = weight.detach().to(dtype).requires_grad_(weight.requires_grad)
+            module.low = copies[weight]
+        yield copies
     finally:
         for module in maps:
             module.low = None

@@ -7,7 +7,6 @@ the rungs out again.
 """
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -21,7 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from laddernet.normalization import EPSILON, Statistics, per_feature
 from laddernet.products import LinearMap
-from laddernet.tracing import Call, Node, Step, Trace
+from laddernet.tracing import PROBES, Call, Node, Step, Trace
 
 MAPS = (nn.Linear, _ConvNd)
 """Modules with a bias that normalisation would remove; transposed convolutions are among the latter."""
@@ -35,6 +34,7 @@ HOMOGENEOUS = (
 """Modules with ``f(c x) = c f(x)`` for c > 0: a scale before them is redundant with what follows."""
 
 POOLS = HOMOGENEOUS[7:]
+_OUTPUT_NODES = ("SoftmaxBackward", "LogSoftmaxBackward", "SigmoidBackward", "LogSigmoidBackward", "ReluBackward")
 _OUTPUTS = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.Sigmoid, nn.LogSigmoid)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """By the number of positions' dimensions."""
@@ -47,15 +47,15 @@ class Visitor:
     ----------
     visit : callable or None
         ``(normalization, z_pre) -> h``. Without one, stored statistics normalise.
-    noisy_rows : int
-        So many of the first rows are of noisy streams; dropout takes place in these alone.
+    noisy : slice
+        The rows that are of noisy streams; dropout takes place in these alone.
     generator : torch.Generator or None
         Source of dropout.
     """
 
     def __init__(self) -> None:
         self.visit: Callable[[Normalization, Tensor], Tensor] | None = None
-        self.noisy_rows = 0
+        self.noisy = slice(0, 0)
         self.generator: torch.Generator | None = None
 
     @contextmanager
@@ -63,15 +63,15 @@ class Visitor:
         self,
         visit: "Callable[[Normalization, Tensor], Tensor]",
         *,
-        noisy_rows: int = 0,
+        noisy: slice = slice(0, 0),
         generator: torch.Generator | None = None,
     ) -> Iterator[None]:
         """Have every normalisation answer by `visit` while the context lasts."""
-        self.visit, self.noisy_rows, self.generator = visit, noisy_rows, generator
+        self.visit, self.noisy, self.generator = visit, noisy, generator
         try:
             yield
         finally:
-            self.visit, self.noisy_rows, self.generator = None, 0, None
+            self.visit, self.noisy, self.generator = None, slice(0, 0), None
 
 
 class Normalization(nn.Module):
@@ -149,9 +149,9 @@ class Normalization(nn.Module):
             if norm.affine:
                 scale = torch.where(norm.weight == 0, torch.finfo(norm.weight.dtype).tiny ** 0.5, norm.weight)
                 if self.gamma is not None:
-                    self.gamma.copy_(scale)
+                    self.gamma.copy_(scale).requires_grad_(norm.weight.requires_grad)
                 if self.beta is not None:
-                    self.beta.copy_(norm.bias / scale)
+                    self.beta.copy_(norm.bias / scale).requires_grad_(norm.bias.requires_grad)
             if norm.running_mean is not None and norm.running_var is not None:
                 self.statistics.mean.copy_(norm.running_mean)
                 self.statistics.var.copy_(norm.running_var + norm.eps - EPSILON)
@@ -186,16 +186,16 @@ class Dropout(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Set a share of the values, or of the channels, to 0 and scale the others up."""
-        share, rows = self.original.p, self.visitor.noisy_rows
-        if not self.training or rows == 0 or share == 0:
+        share, rows = self.original.p, self.visitor.noisy
+        if not self.training or rows.stop == rows.start or share == 0:
             return h
-        noisy = h[:rows]
+        noisy = h[rows]
         whole_channels = not isinstance(self.original, nn.Dropout)
         like = noisy.detach()
         mask = like.new_empty(like.shape[:2] + (1,) * (like.dim() - 2) if whole_channels else like.shape)
         mask.bernoulli_(1 - share, generator=self.visitor.generator)
         noisy = noisy * (mask / (1 - share) if share < 1 else mask)
-        return torch.cat([noisy, h[rows:]])
+        return torch.cat([h[: rows.start], noisy, h[rows.stop :]])
 
 
 class _WithRung(nn.Sequential):
@@ -287,14 +287,49 @@ def place(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence
     modes = [(module, module.training) for module in network.modules()]
     for name, module in network.named_modules():
         _check_module(name, module)
+        if isinstance(module, _BatchNorm) and module.running_mean is None:  # which would mix rows in evaluation too
+            like = next(module.parameters(), torch.zeros(()))
+            module.running_mean = torch.zeros(module.num_features, device=like.device, dtype=like.dtype)
+            module.running_var = torch.ones_like(module.running_mean)
+            module.track_running_stats = True
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # a rung's values are kept
-    trace = Trace(network.eval(), shape)
+    device = next((parameter.device.type for parameter in network.parameters()), "cpu")
+    with torch.autocast(device, enabled=False):
+        trace = Trace(network.eval(), shape)
+        _check_end(trace)
+        places = _default_places(trace) if rungs is None else _named_places(trace, rungs)
+        placed = _Surgery(network, trace, places).operate()
+        _rehearse(trace, placed.network.eval())
+    placed.network.train(encoder.training)
     for module, training in modes:
         module.training = training
-    _check_end(trace)
-    places = _default_places(trace) if rungs is None else _named_places(trace, rungs)
-    return _Surgery(network, trace, places).operate()
+    return placed
+
+
+def is_torchs_own(network: nn.Module) -> bool:
+    """Whether all modules are torch's or ours, so that no `forward` holds surprises."""
+    return all(type(module).__module__.startswith(("torch.nn.modules.", "laddernet.")) for module in network.modules())
+
+
+def _rehearse(trace: Trace, network: nn.Module) -> None:
+    """Check that the network with rungs, and what `plain` makes of it, still answer as the network did."""
+    for what, run in (("with rungs", network), ("without its rungs again", plain(network))):
+        try:
+            with torch.no_grad():
+                answer = run(trace.rows.clone())
+        except (RuntimeError, AttributeError, TypeError, IndexError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"the encoder cannot be run {what} ({reason:.200}). Its forward asks for more of a module than to be "
+                "called: change that, or name other rungs."
+            ) from error
+        scale = 1 + float(trace.output.abs().max())
+        if trace.output.isfinite().all() and not torch.allclose(answer, trace.output, rtol=1e-2, atol=1e-2 * scale):
+            raise ValueError(
+                f"the encoder answers otherwise {what}: its forward does more with the modules that rungs go to than "
+                "to call each once. Name other rungs."
+            )
 
 
 def count_rungs(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence[int] | None) -> int:
@@ -329,6 +364,12 @@ def _named(name: str, module: nn.Module) -> str:
 
 def _check_end(trace: Trace) -> None:
     last = next((call for call in trace.calls if call.is_leaf and call.result is trace.trunk[-1]), None)
+    top = trace.trunk[-1].name()
+    if last is None and top.startswith(_OUTPUT_NODES):
+        raise ValueError(
+            f"the encoder ends in {top.split('Backward')[0]}: take it out. The ladder needs the logits and applies the "
+            "output activation itself; with both, it would be applied twice."
+        )
     if last is None:
         return
     kind = type(last.module).__name__
@@ -422,15 +463,18 @@ class _Surgery:
         """Return the network with rungs."""
         made: dict[int, Normalization] = {}
         by_call = {id(found.call): i for i, found in enumerate(self._places)}
+        self._check_all_seen()
+        moves = is_torchs_own(self._network)
+        for call in self._trace.calls:
+            if isinstance(call.module, _DropoutNd) and not isinstance(self._now(call.module), Dropout):
+                self._check_rows(call)
+                self._replace(call.module, Dropout(call.module, self._visitor))
         for call in self._trace.calls:
             if id(call) in by_call:
                 made[id(call)] = self._put_rung(by_call[id(call)])
             elif isinstance(call.module, _BatchNorm):
                 made[id(call)] = self._put_normalization(call)
-        for call in self._trace.calls:
-            if isinstance(call.module, _DropoutNd):
-                self._replace(call.module, Dropout(call.module, self._visitor))
-        for parent in list(self._network.modules()):
+        for parent in list(self._network.modules()) if moves else []:
             if type(parent) is nn.Sequential:
                 _move_activations(parent)
         normalizations = [made[id(call)] for call in self._trace.calls if id(call) in made]
@@ -508,6 +552,8 @@ class _Surgery:
 
     def _drop_bias(self, call: Call, made: Normalization) -> None:
         module = call.module
+        if isinstance(module, nn.Linear) and len(call.shape_out) > 1:
+            return  # its features are last, and what normalises goes by the first dimension
         if not isinstance(module, MAPS) or sum(other.module is module for other in self._trace.calls) > 1:
             return
         if module.bias is not None:
@@ -520,7 +566,21 @@ class _Surgery:
             linear.weight.data = module.weight.detach().contiguous()  # the kernels go by rows
             self._replace(module, linear)
 
+    def _check_all_seen(self) -> None:
+        seen = {id(call.module) for call in self._trace.calls}
+        for name, module in self._network.named_modules():
+            if isinstance(module, _BatchNorm) and module in self._trace.called and id(module) not in seen:
+                raise ValueError(f"{_named(name, module)} must be called with one tensor, by position.")
+
+    def _check_rows(self, call: Call) -> None:
+        if self._trace.rows_of(call) != PROBES:
+            raise ValueError(
+                f"{_named(call.name, call.module)} gets {self._trace.rows_of(call)} rows for {PROBES}: the streams "
+                "cannot be told apart there. Keep a batch's rows in the first dimension."
+            )
+
     def _check_called_once(self, call: Call) -> None:
+        self._check_rows(call)
         if sum(other.module is call.module for other in self._trace.calls) > 1:
             raise ValueError(
                 f"{_named(call.name, call.module)} is called more than once, but its statistics differ from one place "
@@ -551,11 +611,11 @@ def _scale_of(norm: _BatchNorm | None) -> tuple[bool, bool]:
 
 
 def _move_activations(parent: nn.Sequential) -> None:
-    """Have rungs apply a rectifier that follows them, as one operation in the kernels."""
+    """Have rungs apply the activation that follows them, a rectifier as one operation in the kernels."""
     children = list(parent)
     for i, (child, following) in enumerate(pairwise(children)):
         last = _rung_at_end(child)
-        if last is not None and type(following) in (nn.ReLU, nn.LeakyReLU):
+        if last is not None and type(following).__module__ == "torch.nn.modules.activation":
             last.activation = following
             parent[i + 1] = _Moved()
 
@@ -567,12 +627,16 @@ def _rung_at_end(module: nn.Module) -> Normalization | None:
 
 def plain(network: nn.Module) -> nn.Module:
     """Return a copy of a placed network with batch normalisation where its rungs are; in evaluation mode."""
-    made = _plain(copy.deepcopy(network))
+    made = _plain(copy.deepcopy(network), is_sequence=True)
     return (made[0] if len(made) == 1 else nn.Sequential(*made)).eval()
 
 
-def _plain(module: nn.Module) -> list[nn.Module]:
-    """A module without rungs, as one module or as several that follow each other."""
+def _plain(module: nn.Module, *, is_sequence: bool = False) -> list[nn.Module]:
+    """A module without rungs, as one module or as several that follow each other.
+
+    Only where nothing but `nn.Sequential` is around (`is_sequence`) are several put side by side; elsewhere a `forward`
+    may go by their number.
+    """
     if isinstance(module, Normalization):
         return [module.plain()]
     if isinstance(module, Dropout):
@@ -582,24 +646,18 @@ def _plain(module: nn.Module) -> list[nn.Module]:
         linear.weight = module.weight
         return [linear]
     if isinstance(module, _WithRung):
-        return [part for child in module for part in _plain(child)]
-    if type(module) is nn.Sequential:
-        return [_plain_sequence(module)]
+        return [part for child in module for part in _plain(child, is_sequence=is_sequence)]
+    below: nn.Module | None = None
+    parts: list[nn.Module] = []
     for key, child in module._modules.items():
-        if child is not None:
-            parts = _plain(child)
-            module._modules[key] = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+        if child is None:
+            continue
+        flat = is_sequence and type(module) is nn.Sequential
+        rung = _rung_at_end(below) if below is not None and isinstance(child, _Moved) else None
+        made = _plain(child, is_sequence=flat) if rung is None else [rung.activation]
+        below = child
+        parts += made
+        module._modules[key] = made[0] if len(made) == 1 else nn.Sequential(*made)
+    if is_sequence and type(module) is nn.Sequential and all(key.isdecimal() for key in module._modules):
+        return [nn.Sequential(*parts)]
     return [module]
-
-
-def _plain_sequence(module: nn.Sequential) -> nn.Sequential:
-    children = list(module.named_children())
-    parts: dict[str, nn.Module] = {}
-    for i, (name, child) in enumerate(children):
-        below = _rung_at_end(children[i - 1][1]) if i > 0 and isinstance(child, _Moved) else None
-        made = _plain(child) if below is None else [below.activation]
-        named = all(not key.isdecimal() for key, _ in children)
-        for number, part in enumerate(made):
-            key = (name if number == 0 else f"{name}_norm") if named else str(len(parts))
-            parts[key] = part
-    return nn.Sequential(OrderedDict(parts))

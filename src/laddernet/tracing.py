@@ -79,6 +79,11 @@ class Trace:
     calls : list of Call
         In the order in which they ended.
     input_shape : tuple of int
+    called : set of nn.Module
+        All modules that were called, with one tensor or otherwise.
+    output : Tensor of shape (PROBES, outputs)
+        What the network answered on `rows`.
+    rows : Tensor of shape (PROBES, *input_shape)
     trunk : list of Node
         The input first, the output last.
 
@@ -91,16 +96,21 @@ class Trace:
     def __init__(self, network: nn.Module, input_shape: Sequence[int]) -> None:
         self.calls: list[Call] = []
         self.input_shape = tuple(input_shape)
+        self.called: set[nn.Module] = set()
         generator = torch.Generator().manual_seed(0)
         like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
         rows = torch.randn(PROBES, *input_shape, generator=generator, dtype=torch.float64)
         start = rows.to(like.device, like.dtype).requires_grad_()
         with torch.inference_mode(False), torch.enable_grad():
             x = start.clone()
+            origin = x.grad_fn
             output = self._run(network, x)
-            self._check_output(network, x, output)
+            self._check_output(network, start.detach(), output)
         assert isinstance(output, Tensor)
-        self._order = _between(x.grad_fn, output.grad_fn)
+        self.rows, self.output = start.detach(), output.detach()
+        self._order = _between(origin, output.grad_fn)
+        if not self._order:
+            raise ValueError("no gradient reaches the encoder's input: its output does not depend on it.")
         self._known = set(self._order)
         self.trunk = _trunk(self._order)
         self._place = {node: place for place, node in enumerate(self.trunk)}
@@ -112,6 +122,7 @@ class Trace:
         started: list[tuple[Node, tuple[int, ...]]] = []
 
         def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self.called.add(module)
             first = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], Tensor) else None
             started.append((None, ()) if first is None else (first.grad_fn, tuple(first.shape[1:])))
 
@@ -147,8 +158,9 @@ class Trace:
         if output.grad_fn is None:
             raise ValueError("no gradient reaches the encoder's input: its output does not depend on it.")
         with torch.no_grad():
-            alone = network(x[:1])
-        if not torch.allclose(alone, output[:1], rtol=1e-3, atol=1e-3 * (1 + float(output.detach().abs().max()))):
+            alone = network(x[:1].clone())
+        tolerance = 1e-3 * (1 + float(output.detach().abs().max()))
+        if output.isfinite().all() and not torch.allclose(alone, output[:1], rtol=1e-3, atol=tolerance):
             raise ValueError("the encoder's answer for a row depends on the other rows of its batch.")
 
     def is_on_trunk(self, call: Call) -> bool:
@@ -160,6 +172,11 @@ class Trace:
         if node in self._place:
             return self._place[node]
         return max(self._place[other] for other in _between(self.trunk[0], node) if other in self._place)
+
+    @staticmethod
+    def rows_of(call: Call) -> int:
+        """How many rows the result of a call has; `PROBES`, unless the network folds other dimensions into them."""
+        return int(call.result._input_metadata[0].shape[0])
 
     def uses(self, node: Node) -> int:
         """How many operations take a value."""
