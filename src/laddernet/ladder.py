@@ -21,7 +21,14 @@ from laddernet.kernels import Library
 from laddernet.losses import TASKS
 from laddernet.mirrors import DecoderLayer, check_names, map_down
 from laddernet.noise import Corruption, gaussian
-from laddernet.normalization import Normalized, Statistics, batch_normalize, features_last, normalize
+from laddernet.normalization import (
+    Normalized,
+    Statistics,
+    as_the_device_likes,
+    batch_normalize,
+    features_last,
+    normalize,
+)
 from laddernet.rungs import Normalization, Rung, is_torchs_own, place, plain
 
 RUNNING_WEIGHT = 0.01
@@ -268,7 +275,8 @@ class Ladder(nn.Module):
             if kernels is not None:
                 h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight)
             else:
-                normalized = [batch_normalize(stream) for stream in torch.split(z_pre.to(x_labeled.dtype), sizes)]
+                z_pre = as_the_device_likes(z_pre.to(x_labeled.dtype))
+                normalized = [batch_normalize(stream) for stream in torch.split(z_pre, sizes)]
                 z = [stream.z for stream in normalized]
                 if layer is not None and noisy_supervision:
                     z[0] = self._corrupt(z[0], layer)

@@ -41,6 +41,12 @@ def features_last(values: Tensor) -> Tensor:
     return values.contiguous() if values.dim() == 2 else values.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
+def as_the_device_likes(values: Tensor) -> Tensor:
+    """Return the same values, images on a GPU with the channels of a pixel side by side: its convolutions want that."""
+    is_image_on_gpu = values.is_cuda and values.dim() == 4
+    return values.contiguous(memory_format=torch.channels_last) if is_image_on_gpu else values
+
+
 class Normalized(NamedTuple):
     """A normalised stream and the statistics that normalised it; gradients flow through all three.
 
