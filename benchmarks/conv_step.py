@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from literal_conv import LiteralConvLarge
-from step import Step
+from step import Step, training_step
 
 from laddernet import LadderClassifier
 from laddernet.data import hide_labels, load
@@ -37,15 +37,7 @@ ROWS, TRAINING_ROWS, TEST_ROWS, LABELS, EPOCHS = 100, 8000, 2000, 4000, 2
 
 def literal_step(rows: tuple[torch.Tensor, ...], device: torch.device) -> Step:
     ladder = LiteralConvLarge().to(device)
-    optimizer = torch.optim.Adam(ladder.parameters(), lr=0.002, fused=True)
-
-    def step() -> None:
-        total, _, _ = ladder(*rows)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-
-    return step
+    return training_step(ladder, torch.optim.Adam(ladder.parameters(), lr=0.002, fused=True), rows)
 
 
 def library_step(rows: tuple[torch.Tensor, ...], device: torch.device, kernels: str, stack: ExitStack) -> Step:
@@ -57,15 +49,7 @@ def library_step(rows: tuple[torch.Tensor, ...], device: torch.device, kernels: 
     config = TrainingConfig(precision="float32", kernels=kernels)
     optimizer = make_optimizer(ladder, config)
     autocast = stack.enter_context(step_context(ladder, optimizer, config, steps=1))
-
-    def step() -> None:
-        with autocast():
-            costs = ladder(*rows)
-        optimizer.zero_grad()
-        costs.total.backward()
-        optimizer.step()
-
-    return step
+    return training_step(ladder, optimizer, rows, autocast)
 
 
 def compare(device: torch.device, repeats: int) -> dict[str, object]:

@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import torch
 from literal import LiteralLadder
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from laddernet.kernels import Library
 from laddernet.ladder import Ladder
@@ -47,18 +48,28 @@ def rows_of(widths: tuple[int, ...], rows: int, device: torch.device) -> tuple[t
     return x_labeled, torch.arange(rows, device=device) % widths[-1], x_unlabeled
 
 
-def literal_step(device: torch.device) -> Step:
-    ladder = LiteralLadder(WIDTHS, weights_of(WIDTHS)).to(device)
-    optimizer = torch.optim.Adam(ladder.parameters(), lr=0.002, fused=True)
-    rows = rows_of(WIDTHS, ROWS, device)
+def training_step(
+    ladder: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: tuple[torch.Tensor, ...],
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Step:
+    """One step of a ladder that answers with its costs, the total first."""
 
     def step() -> None:
-        total, _, _ = ladder(*rows)
+        with autocast():
+            total = ladder(*rows)[0]
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
 
     return step
+
+
+def literal_step(device: torch.device) -> Step:
+    ladder = LiteralLadder(WIDTHS, weights_of(WIDTHS)).to(device)
+    optimizer = torch.optim.Adam(ladder.parameters(), lr=0.002, fused=True)
+    return training_step(ladder, optimizer, rows_of(WIDTHS, ROWS, device))
 
 
 def make_ladder(widths: tuple[int, ...], device: torch.device) -> Ladder:
@@ -80,18 +91,8 @@ def library_step(
     ladder = make_ladder(widths, device)
     config = TrainingConfig(precision=precision, kernels=kernels, batch_size=rows)
     optimizer = make_optimizer(ladder, config)
-    x_labeled, y, x_unlabeled = rows_of(widths, rows, device)
-
     with step_context(ladder, optimizer, config, steps=1) as autocast:
-
-        def step() -> None:
-            with autocast():
-                costs = ladder(x_labeled, y, x_unlabeled)
-            optimizer.zero_grad()
-            costs.total.backward()
-            optimizer.step()
-
-        yield step
+        yield training_step(ladder, optimizer, rows_of(widths, rows, device), autocast)
 
 
 def products_of(widths: tuple[int, ...], rows: int) -> list[tuple[int, int, int, bool]]:

@@ -149,6 +149,8 @@ DAMAGES = {
     "argument": (lambda run: edit_config(run, parameters={"depth": 3}), "not a usable run.*depth"),
     "arguments": (lambda run: edit_config(run, parameters=[1]), "not a usable run"),
     "classes": (lambda run: edit_config(run, labels={"classes": [[0], [1]], "dtype": "<i8"}), "not all strings or"),
+    "no classes": (lambda run: edit_config(run, labels={"classes": [], "dtype": "<i8"}), "there are no classes"),
+    "training": (lambda run: edit_config(run, training=[1]), "field training is no JSON object"),
     "depth": (lambda run: (run / "config.json").write_text("[" * 100_000), "config.json is damaged"),
     "width": (lambda run: edit_config(run, n_features_in=9), "another number of columns than 9"),
     "huge": (lambda run: edit_config(run, parameters={"hidden_layer_sizes": [10**6, 10**6]}), "other widths than"),

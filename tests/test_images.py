@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -39,7 +40,6 @@ def folder(tmp_path):
     (root / "zero" / "notes.txt").write_text("not an image")
     (root / "zero" / ".hidden.png").write_text("not an image")
     (root / ".git").mkdir()
-    (root / "empty").mkdir()
     return root
 
 
@@ -67,7 +67,7 @@ class TestReading:
         assert images.x[1, :, 2, 2].tolist() == [77, 77, 77]
         grey = read_images(tmp_path, size=5, channels=1)
         assert grey.x[:, 0, 2, 2].tolist() == [75, 77, 28]
-        assert read_images(tmp_path, size=5, labeled=False).labels.tolist() == [None] * 3
+        assert read_images(tmp_path, size=5, fewest_classes=None).labels.tolist() == [None] * 3
 
     def test_kinds_of_files(self, tmp_path):
         (tmp_path / "a").mkdir()
@@ -123,7 +123,84 @@ class TestReading:
         with pytest.raises(DataError, match="has no subfolder with images"):
             read_images(tmp_path, size=8)
         with pytest.raises(DataError, match="holds no images"):
-            read_images(tmp_path, size=8, labeled=False)
+            read_images(tmp_path, size=8, fewest_classes=None)
+        with pytest.raises(DataError, match="there is no folder"):
+            read_images(tmp_path / "gone", size=8)
+
+    def test_levels_are_those_of_the_kind_of_file(self, tmp_path):
+        """A dark file of 16 bits, or of floats, stays dark beside a bright one."""
+        dark, bright = np.full((8, 8), 0.1), np.full((8, 8), 0.9)
+        for name, values in (("dark", dark), ("bright", bright)):
+            (tmp_path / name).mkdir()
+            Image.fromarray((65535 * values).astype(np.uint16)).save(tmp_path / name / "1.png")
+            Image.fromarray((65535 * values).astype(np.uint16)).save(tmp_path / name / "2.tif")
+            Image.fromarray(values.astype(np.float32)).save(tmp_path / name / "3.tif")
+            big = b"P5 8 8 65535 " + (65535 * values).astype(">u2").tobytes()
+            (tmp_path / name / "4.pgm").write_bytes(big)
+            Image.fromarray(np.rint(255 * values).astype(np.uint8)).save(tmp_path / name / "5.png")
+        levels = read_images(tmp_path, size=4).x[:, 0, 2, 2].astype(int)
+        np.testing.assert_allclose(levels, [229] * 5 + [25] * 5, atol=1)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (np.full((8, 8), 200.0, dtype=np.float32), r"not all in 0..1"),
+            (np.full((8, 8), np.nan, dtype=np.float32), r"not all in 0..1"),
+            (np.full((8, 8), 70_000, dtype=np.int32), r"32 bits, whose white is not known"),
+        ],
+    )
+    def test_levels_without_a_known_white_are_refused(self, folder, values, message):
+        Image.fromarray(values).save(folder / "one" / "odd.tif")
+        with pytest.raises(DataError, match=f"odd.tif cannot be read as an image .*{message}"):
+            read_images(folder, size=8)
+
+    def test_links_are_followed_and_no_folder_is_read_twice(self, folder, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        picture(3).save(elsewhere / "three.png")
+        (folder / "one" / "more").symlink_to(elsewhere)
+        (folder / "one" / "again").symlink_to(folder / "one")
+        for fewest_classes in (2, None):
+            images = read_images(folder, size=8, fewest_classes=fewest_classes)
+            assert len(images.paths) == 241
+            assert folder / "one" / "more" / "three.png" in images.paths
+
+    def test_names_that_are_no_text(self, folder):
+        picture(3).save(folder / "one" / "three.png")
+        (folder / "one" / "three.png").rename(os.fsdecode(os.fsencode(folder / "one") + b"/\xff.png"))
+        images = read_images(folder, size=8)
+        assert "one/?.png" in images.names(folder)
+        (folder / "two").rename(os.fsdecode(os.fsencode(folder) + b"/\xff"))
+        with pytest.raises(DataError, match="a class whose name is no text"):
+            read_images(folder, size=8)
+
+    @pytest.mark.parametrize("name", ["Unlabeled", "UNLABELLED"])
+    def test_unlabeled_in_any_case(self, folder, name):
+        (folder / "unlabeled").rename(folder / name)
+        images = read_images(folder, size=8)
+        assert set(images.labels.tolist()) == {"zero", "one", "two", None}
+
+    def test_what_is_left_out_is_said(self, folder):
+        (folder / "empty").mkdir()
+        for row in range(7):
+            picture(row).save(folder / f"beside-{row}.png")
+        with pytest.warns(UserWarning, match=r"left out of .*beside-\d.png.* and 3 more"):
+            assert len(read_images(folder, size=8).paths) == 240
+
+
+def test_sizes_too_small_for_the_network_are_refused_before_an_image_is_read(folder):
+    def watch(title):
+        pytest.fail("the images were read")
+
+    with pytest.raises(DataError, match="2 by 2 are too small for conv_small"):
+        prepare_images(folder, ImageOptions(size=2, network="conv_small"), watch)
+
+
+def test_test_images_may_be_of_one_class(folder, tmp_path):
+    (tmp_path / "test" / "one").mkdir(parents=True)
+    picture(1).save(tmp_path / "test" / "one" / "1.png")
+    prepared = prepare_images(folder, ImageOptions(size=8, test=tmp_path / "test"), silent)
+    assert prepared.y_test.tolist() == ["one"]
 
 
 def silent(title):
@@ -204,6 +281,7 @@ class TestCommands:
             (("--recipe", "mnist-100"), "--recipe"),
             (("--label-column", "y"), "--label-column"),
             (("--test-fraction", "0.2", "--test", "."), "--test-fraction"),
+            (("--data-dir", "."), "--data-dir"),
         ],
     )
     def test_options_that_have_no_meaning_are_refused(self, folder, arguments, message):

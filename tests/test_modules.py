@@ -66,6 +66,51 @@ def test_another_shape_than_in_training_is_refused(digits, fitted):
     np.testing.assert_array_equal(fitted.predict(X[:9].reshape(9, -1)), fitted.predict(X[:9]))
 
 
+def test_rows_of_any_shape_are_taken_where_theirs_is_given(digits):
+    X, y = digits
+    model = LadderClassifier(**SETTINGS, input_shape=(1, 8, 8)).fit(X[:, 0], y)
+    expected = model.predict_proba(X.reshape(len(X), 64))
+    for rows in (X, X[:, 0], X.reshape(-1, 8, 8, 1)):
+        np.testing.assert_array_equal(model.predict_proba(rows), expected)
+
+
+def test_rows_may_be_tensors_of_any_type_with_gradients(digits, fitted):
+    X, _ = digits
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):  # whole numbers up to 16 are exact in all
+        x = torch.from_numpy(X[:20]).to(dtype).requires_grad_()
+        np.testing.assert_allclose(fitted.predict_proba(x), fitted.predict_proba(X[:20]), atol=1e-6)
+
+
+@pytest.mark.parametrize("X", [np.empty((0, 1, 8, 8)), torch.empty(0, 1, 8, 8)])
+def test_no_rows_are_refused(digits, X):
+    with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+        LadderClassifier(**SETTINGS).fit(X, [])
+
+
+class TestWarmStart:
+    def test_goes_on(self, digits, fitted):
+        X, y = digits
+        model = copy.deepcopy(fitted).set_params(warm_start=True, max_epochs=1).fit(X, y)
+        assert model.history_[0]["cost"] < fitted.history_[0]["cost"] / 1.5
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"input_scaling": "whitened"}, "the fitted scaling, and that is not the input_scaling asked for"),
+            ({"module": None}, r"whose rows have the shape \(1, 8, 8\)"),
+            ({"input_shape": (1, 4, 16)}, r"whose rows have the shape \(1, 8, 8\)"),
+            ({"module": conv_small, "batch_size": 50}, "another module, variant"),
+        ],
+    )
+    def test_refuses_what_is_another_network(self, digits, fitted, changed, message):
+        X, y = digits
+        model = copy.deepcopy(fitted).set_params(warm_start=True, **changed)
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, y)
+        np.testing.assert_array_equal(model.ladder_.predict(torch.zeros(1, 1, 8, 8)),
+                                      fitted.ladder_.predict(torch.zeros(1, 1, 8, 8)))  # fmt: skip
+
+
 def test_the_same_seed_gives_the_same_network(digits, fitted):
     again = clone(fitted).fit(*digits)
     X, _ = digits
@@ -131,6 +176,10 @@ def test_whitened_images(digits):
         ({"module": "conv"}, TypeError, "module must be a torch module or make one, got str"),
         ({"module": lambda shape, outputs: None}, TypeError, "must make a torch module, but made NoneType"),
         ({"module": lambda shape, outputs: small(shape, 7)}, ValueError, "gives 7 outputs, but 10 are needed"),
+        ({"input_shape": 64}, ValueError, "input_shape must be positive whole numbers"),
+        ({"input_shape": (1, -8, 8)}, ValueError, "input_shape must be positive whole numbers"),
+        ({"input_shape": (1, 8.0, 8)}, ValueError, "input_shape must be positive whole numbers"),
+        ({"input_shape": (1, 8, 8), "module": None}, ValueError, "the shape of a row for a module, and there is none"),
         ({"rungs": ("2", "5")}, ValueError, "names '5', which the encoder has not"),
     ],
 )  # fmt: skip
@@ -161,3 +210,12 @@ class TestRuns:
         np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
         with pytest.raises(RunError, match="not a usable run"):
             load_run(tmp_path / "run", module=conv_small)
+
+    def test_a_module_that_is_not_needed_is_refused(self, digits, tmp_path):
+        X, y = digits
+        for name, module in (("none", None), ("library's", conv_small)):
+            settings = {"variant": "gamma", "max_epochs": 1, "batch_size": 50}
+            save_run(tmp_path / name, LadderClassifier(module=module, **settings).fit(X[:400], y[:400]), training={},
+                     metrics={})  # fmt: skip
+            with pytest.raises(RunError, match="it needs no module"):
+                load_run(tmp_path / name, module=small)

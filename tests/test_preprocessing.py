@@ -4,7 +4,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from laddernet.preprocessing import GlobalContrastNormalization, ZCAWhitening
+from laddernet.preprocessing import GlobalContrastNormalization, ZCAWhitening, normalize_contrast
 from laddernet.scaling import PIXELS, Whitening, fit_scaling
 
 
@@ -31,6 +31,21 @@ def test_a_row_without_contrast_becomes_zero():
     rows = GlobalContrastNormalization().fit_transform([[0.1] * 5, [0.0] * 5, [1, 2, 3, 4, 5]])
     assert (rows[:2] == 0).all()
     assert np.linalg.norm(rows[2]) == pytest.approx(55)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("level", [0.1, 1 / 3, 0.7, 254.9, 1e-30, 1e30])
+def test_rounding_is_no_contrast(dtype, level):
+    rows = np.full((3, 3073), level, dtype=dtype)
+    assert (normalize_contrast(rows, 55.0) == 0).all()
+    rows[0, :1500] *= 1.5
+    assert np.linalg.norm(normalize_contrast(rows, 55.0).astype(float), axis=1) == pytest.approx([55, 0, 0], rel=1e-5)
+
+
+def test_whitening_of_fewer_rows_than_columns_with_hardly_any_regularisation(images):
+    zca = ZCAWhitening(regularization=1e-30).fit(images[:5])
+    assert np.isfinite(zca.whitening_).all()
+    assert np.isfinite(zca.transform(images)).all()
 
 
 def test_whitening_gives_the_covariance_that_the_regularisation_leaves(images):

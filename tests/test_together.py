@@ -207,6 +207,19 @@ def test_classifiers_that_cannot_go_together_are_refused(others, message):
         fit_together([first, second], data.x_train, [y, y])
 
 
+def test_settings_that_are_arrays_are_compared_and_no_models_are_refused():
+    data = load("digits", seed=0)
+    y = hide_labels(data.y_train, 30, seed=0)
+    weights = [np.linspace(0.5, 1.5, 64), np.linspace(0.5, 1.5, 64)]
+    models = [LadderClassifier((8,), column_weights=w, max_epochs=1, random_state=0) for w in weights]
+    fit_together(models, data.x_train, [y, y])
+    np.testing.assert_allclose(*(model.predict_proba(data.x_test) for model in models), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="alike but for random_state"):
+        fit_together([models[0], LadderClassifier((8,), column_weights=2 * weights[0])], data.x_train, [y, y])
+    with pytest.raises(ValueError, match="no models"):
+        fit_together([], data.x_train, [])
+
+
 def test_only_fully_connected_ladders_without_dropout():
     for encoder, shape in (
         (nn.Sequential(nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 2)), (1, 4)),

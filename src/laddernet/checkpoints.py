@@ -39,7 +39,8 @@ _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
 }
 _NUMBERS = {np.dtype(kind).str for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")}
 _UNUSABLE = (
-    OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError, OverflowError
+    OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError,
+    ArithmeticError, AssertionError,
 )  # fmt: skip
 _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
@@ -169,6 +170,8 @@ def load_run(folder: Path, *, module: Module | None = None) -> Run:
         raise RunError(f"{folder} has run format {config.get('format')!r}; this version reads format {FORMAT}.")
     if unexpected := set(config) ^ _CONFIG_FIELDS:
         raise RunError(f"{folder / 'config.json'} has missing or unknown fields: {', '.join(sorted(unexpected))}.")
+    if not isinstance(config["training"], dict):
+        raise RunError(f"{folder / 'config.json'} is damaged: its field training is no JSON object.")
     try:
         model = _rebuild(config, module)
         _load_weights(model, folder / "weights.safetensors")
@@ -214,6 +217,8 @@ def _module_name(module: Module | None) -> dict[str, str] | None:
 
 
 def _module(named: Any, given: Module | None) -> Module | None:
+    if given is not None and (named is None or "network" in named):
+        raise ValueError("it needs no module: it was trained with one of the library's own networks.")
     if named is None:
         return None
     if "network" in named:
@@ -264,6 +269,8 @@ def _rebuild(config: dict[str, Any], module: Module | None) -> LadderClassifier 
     if isinstance(model, LadderClassifier):
         if not all(isinstance(label, (str, int, float)) for label in labels["classes"]):
             raise ValueError("the classes are not all strings or numbers.")
+        if not labels["classes"]:
+            raise ValueError("there are no classes.")
         model.classes_ = np.array(labels["classes"])
         if model.classes_.dtype.kind in "iuf" and labels["dtype"] in _NUMBERS:
             model.classes_ = model.classes_.astype(labels["dtype"])
@@ -280,7 +287,7 @@ def _rebuild(config: dict[str, Any], module: Module | None) -> LadderClassifier 
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
     tensors, features = load_file(path), model.n_features_in_
-    kind: Any = Whitening if model.input_scaling == "whitened" else Scaling
+    kind: Any = Whitening if f"{_SCALING}whitening" in tensors else Scaling
     measured = {field.name: tensors.pop(_SCALING + field.name).numpy() for field in fields(kind)}
     if any(value.shape not in ((), (features,), (features, features)) for value in measured.values()):
         raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")

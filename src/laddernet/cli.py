@@ -60,13 +60,15 @@ LabelColumn = Annotated[
 LabelsFile = Annotated[
     Path | None, typer.Option(help="Of an .npy FILE: the labels' file. [default: y.npy beside X.npy]")
 ]
-TestFile = Annotated[Path | None, typer.Option(help="Of a FILE: a file of test rows, of the same form.")]
+TestFile = Annotated[
+    Path | None, typer.Option(help="Of a FILE or FOLDER: a file or folder of test rows, of the same form.")
+]
 TestFraction = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=0.9,
-        help="Of a FILE: share of the labelled rows to test on where there is no --test; 0 for no test. "
+        help="Of a FILE or FOLDER: share of the labelled rows to test on where there is no --test; 0 for no test. "
         "[default: 0.25]",
     ),
 ]
@@ -215,7 +217,11 @@ def train(
     given = {"validation_fraction": validation_fraction, "device": device, "precision": precision}
     for_images = {"--image-size": image_size, "--network": network}
     if _is_folder(data):
-        not_of_images = {"--recipe": recipe, **{k: v for k, v in of_files.items() if not k.startswith("--test")}}
+        not_of_images = {
+            "--recipe": recipe,
+            "--data-dir": data_dir,
+            **{k: v for k, v in of_files.items() if not k.startswith("--test")},
+        }
         if misplaced := [name for name, value in not_of_images.items() if value is not None]:
             raise typer.BadParameter(f"has no meaning for {data}, a folder of images.", param_hint=misplaced[0])
         from laddernet.commands import train_on_images
@@ -239,6 +245,7 @@ def train(
 
         if recipe is not None:
             raise typer.BadParameter(f"a recipe is of a data set, and {data} is a file.", param_hint="--recipe")
+        _check_no_data_dir(data, data_dir)
         options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
         given = {name: value for name, value in given.items() if value not in (0.0, "auto")}  # else as in the settings
         given |= {"random_state": seed}
@@ -316,8 +323,10 @@ def _images_for(run: Path, loaded: "Run", folder: Path, *, labeled: bool = False
 
     if "image_size" not in loaded.training:
         raise RunError(f"{run} was not trained on a folder of images, but {folder} is a folder.")
-    size, channels = loaded.training["image_size"], loaded.training["channels"]
-    return read_images(folder, size=size, channels=channels, labeled=labeled)
+    size, channels = loaded.training["image_size"], loaded.training.get("channels")
+    if not isinstance(size, int) or size < 1 or channels not in (1, 3):
+        raise RunError(f"{run} is damaged: it does not say the size and the channels of its images.")
+    return read_images(folder, size=size, channels=channels, fewest_classes=1 if labeled else None)
 
 
 @app.command()
@@ -408,7 +417,9 @@ def evaluate(
 ) -> None:
     """Test a run on the labelled rows of a file or folder, or a data set's test rows (of digits: those left out)."""
     folder, file = _is_folder(data), _is_file(data)
-    if not file:
+    if file:
+        _check_no_data_dir(data, data_dir)
+    else:
         _check_dataset(data, or_file=True)
     from laddernet.checkpoints import load_run
     from laddernet.commands import describe_metric
@@ -564,6 +575,11 @@ def _check_dataset(name: str, *, or_file: bool = False) -> None:
         file = " and no such file" if or_file else ""
         known = ", ".join(DATASETS)
         raise typer.BadParameter(f"there is no data set {name!r}{file}; known are {known}.", param_hint="DATA")
+
+
+def _check_no_data_dir(data: str, data_dir: Path | None) -> None:
+    if data_dir is not None:
+        raise typer.BadParameter(f"is where data sets lie, and {data} is none.", param_hint="--data-dir")
 
 
 def _is_folder(data: str) -> bool:

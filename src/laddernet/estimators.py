@@ -37,7 +37,7 @@ from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
 from laddernet.ladder import Ladder, Variant, default_weights
 from laddernet.networks import mlp
 from laddernet.rungs import count_rungs
-from laddernet.scaling import InputScaling, Scaling, fit_scaling
+from laddernet.scaling import InputScaling, Scaling, Whitening, fit_scaling
 from laddernet.together import Labeled, train_together
 from laddernet.training import (
     Callback,
@@ -265,6 +265,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _prepare(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> "_Start":
         """Check and read what `fit` is given, learn the scaling and the labels, and build the ladder."""
         previous: Ladder | None = getattr(self, "ladder_", None) if self.warm_start else None
+        if previous is not None:
+            self._check_same_rows(X)
         rows = self._check_rows(X, reset=previous is None, fewest=2)
         config = self._training_config(rows.shape[0])
         check_consistent_length(rows, y)
@@ -281,6 +283,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             isinstance(self.scaling_, Scaling) and np.array_equal(self.column_weights, self.scaling_.weight)
         ):
             raise ValueError("warm_start goes on with the fitted scaling, and that has other column_weights.")
+        elif (self.input_scaling == "whitened") != isinstance(self.scaling_, Whitening):
+            raise ValueError("warm_start goes on with the fitted scaling, and that is not the input_scaling asked for.")
         x = self._tensor(rows, device)
         ladder = self._build_ladder(seed, device)
         if previous is not None:
@@ -432,7 +436,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
         """Return rows as a matrix of floats, or as a CSR matrix; remember their shape, or check it."""
         X, shape = _flat_rows(X)
-        if not reset and len(shape) > 1 and self.module is not None and shape != self.input_shape_:
+        given_flat = self.module is None or self.input_shape is not None
+        if not reset and len(shape) > 1 and not given_flat and shape != self.input_shape_:
             raise ValueError(f"X has rows of shape {shape}, but in training they had {self.input_shape_}.")
         try:
             rows = validate_data(
@@ -508,14 +513,32 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a row as the network takes it, from that of X's rows."""
+        wanted = shape
+        if self.input_shape is not None:
+            if self.module is None:
+                raise ValueError("input_shape is the shape of a row for a module, and there is none.")
+            sizes = tuple(self.input_shape) if isinstance(self.input_shape, Sequence) else ()
+            if not sizes or not all(isinstance(size, Integral) and size > 0 for size in sizes):
+                raise ValueError(
+                    f"input_shape must be positive whole numbers, such as (1, 28, 28), got {self.input_shape!r}."
+                )
+            wanted = tuple(int(size) for size in sizes)
         if self.module is None:
             return (math.prod(shape),)
-        wanted = shape if self.input_shape is None else tuple(self.input_shape)
         if math.prod(wanted) != math.prod(shape):
             raise ValueError(
                 f"input_shape {wanted} has {math.prod(wanted)} values a row, but X has {math.prod(shape)}."
             )
         return wanted
+
+    def _check_same_rows(self, X: Any) -> None:
+        """Check that a fitted network can be gone on with, as far as the shape of its rows tells."""
+        _, shape = _flat_rows(X)
+        if shape and self._row_shape(shape) != self.input_shape_:
+            raise ValueError(
+                f"warm_start goes on with the fitted network, whose rows have the shape {self.input_shape_}, but the "
+                "module, or X, asks for another one now. Set warm_start=False to start anew."
+            )
 
     def _tensor(self, rows: Any, device: torch.device, dtype: type[np.floating[Any]] | None = None) -> torch.Tensor:
         """Return rows scaled, in the shape that the network takes."""
@@ -611,8 +634,11 @@ def auto_widths(features: int) -> tuple[int, ...]:
 
 def _flat_rows(X: Any) -> tuple[Any, tuple[int, ...]]:
     """Return rows of more than one dimension as flat ones, with the shape that they had; others as they are."""
-    if isinstance(X, np.ndarray | torch.Tensor) and X.ndim > 2:
-        return np.asarray(X).reshape(len(X), -1), tuple(X.shape[1:])
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype in (torch.bfloat16, torch.float16) else X).numpy()
+    if isinstance(X, np.ndarray) and X.ndim > 2:
+        return X.reshape(len(X), math.prod(X.shape[1:])), X.shape[1:]
     return X, ()
 
 
@@ -647,7 +673,7 @@ def _start_from(previous: Ladder, ladder: Ladder) -> None:
         ladder.load_state_dict(previous.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            "warm_start goes on with the fitted network, and that has other widths, another variant or another "
+            "warm_start goes on with the fitted network, and that has other widths, another module, variant or "
             "combinator than the settings ask for now. Set warm_start=False to start anew, or the settings back."
         ) from error
 
@@ -1029,8 +1055,10 @@ def fit_together(
     TrainingError
         If a cost becomes infinite or NaN in one of them. All models are then left as they were.
     """
+    if not models:
+        raise ValueError("there are no models to fit together.")
     settings = [{**model.get_params(), "random_state": None} for model in models]
-    if any(other != settings[0] for other in settings) or len(labels) != len(models):
+    if not all(_alike(other, settings[0]) for other in settings) or len(labels) != len(models):
         raise ValueError("models that are fitted together must be alike but for random_state, with labels for each.")
     if settings[0]["validation_fraction"] or settings[0]["warm_start"]:
         raise ValueError("models that are fitted together can have no validation_fraction and no warm_start.")
@@ -1038,6 +1066,16 @@ def fit_together(
         for model in models:
             stack.enter_context(model._all_or_nothing())
         _fit_together(models, X, labels, callback)
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two classifiers have the same settings; some of them may be arrays."""
+    return all(
+        value is other[name] or (type(value) is type(other[name]) and np.array_equal(value, other[name]))
+        if isinstance(value, np.ndarray)
+        else value == other[name]
+        for name, value in one.items()
+    )
 
 
 def _fit_together(

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from laddernet.checkpoints import Run
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier
 from laddernet.losses import TASKS
+from laddernet.preprocessing import LEAST_CONTRAST
 from laddernet.scaling import Scaling, Whitening
 
 Format = Literal["onnx", "torch"]
@@ -48,6 +50,7 @@ class Network(nn.Module):
     input_mean: Tensor
     input_matrix: Tensor
     input_center: Tensor
+    input_center_rest: Tensor
     input_factor: Tensor
     input_weight: Tensor
 
@@ -62,7 +65,13 @@ class Network(nn.Module):
             constants = {"mean": scaling.mean, "matrix": scaling.whitening}
         else:
             self.limit = scaling.limit
-            constants = {"center": scaling.center, "factor": 1 / scaling.scale, "weight": scaling.weight}
+            rest = scaling.center - scaling.center.astype(np.float32)  # of columns that lie far from 0 for their spread
+            constants = {
+                "center": scaling.center,
+                "center_rest": rest,
+                "factor": 1 / scaling.scale,
+                "weight": scaling.weight,
+            }
         for name, value in constants.items():
             self.register_buffer(f"input_{name}", torch.from_numpy(value.astype(np.float32)))
         self.is_classifier = isinstance(model, LadderClassifier)
@@ -79,12 +88,13 @@ class Network(nn.Module):
 
     def _scale(self, x: Tensor) -> Tensor:
         if self.whitens:
-            centred = x - x.mean(dim=1, keepdim=True)
-            length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-            visible = length > 1e-6 * x.abs().amax(dim=1, keepdim=True)
-            contrast = torch.where(visible, centred * (self.norm / length.clamp(min=1e-30)), torch.zeros_like(centred))
-            return (contrast - self.input_mean) @ self.input_matrix
-        z = (x - self.input_center) * self.input_factor
+            full = x.double()
+            full = full / full.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+            centred = full - full.mean(dim=1, keepdim=True)
+            length = centred.square().sum(dim=1, keepdim=True).sqrt()
+            contrast = centred * torch.where(length > LEAST_CONTRAST, self.norm / length.clamp(min=LEAST_CONTRAST), 0.0)
+            return (contrast.float() - self.input_mean) @ self.input_matrix
+        z = (x - self.input_center - self.input_center_rest) * self.input_factor
         if math.isfinite(self.limit):
             far = z.abs()
             beyond = self.limit * (1 + torch.log(far.clamp(min=self.limit) / self.limit))
@@ -123,24 +133,34 @@ def export(run: Run, out: Path, *, format: Format, overwrite: bool = False) -> d
     network = Network(model).eval().requires_grad_(False)
     x = _example(model)
     notes = _notes(run)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's exporter about itself
-            program = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except Exception as error:  # torch raises many kinds
-        raise RunError(f"the network cannot be exported: {' '.join(str(error).split()):.300}") from error
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
         path = Path(beside) / f"network{SUFFIXES[format]}"
-        if format == "onnx":
-            answers = _write_onnx(program, network, path, notes, x)
-        else:
-            torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
-            answers = torch.export.load(path).module()(x)[-1].numpy()
+        try:
+            with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "torch.fx", "torch.export"):
+                warnings.simplefilter("ignore")  # of the exporters about themselves
+                program = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+                answers = (
+                    _write_onnx(program, network, path, notes, x)
+                    if format == "onnx"
+                    else _write_torch(program, path, notes, x)
+                )
+        except RunError:
+            raise
+        except Exception as error:  # the exporters raise many kinds
+            reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+            raise RunError(f"the network cannot be exported ({type(error).__name__}: {reason:.300})") from error
         _check(model, x.numpy(), answers)
         with path.open("rb") as file:
             os.fsync(file.fileno())
         path.replace(out)
     return notes
+
+
+def _write_torch(program: Any, path: Path, notes: dict[str, Any], x: Tensor) -> NDArray[Any]:
+    """Write what `torch.export.load` reads, and return what it answers."""
+    torch.export.save(program, path, extra_files={NOTES: json.dumps(notes)})
+    answers: NDArray[Any] = torch.export.load(path).module()(x)[-1].numpy()
+    return answers
 
 
 def _write_onnx(program: Any, network: Network, path: Path, notes: dict[str, Any], x: Tensor) -> NDArray[Any]:
@@ -152,10 +172,9 @@ def _write_onnx(program: Any, network: Network, path: Path, notes: dict[str, Any
     except ImportError as error:
         raise RunError(f"writing ONNX needs {error.name}: pip install 'laddernet[onnx]'.") from error
     names = ["logits", "probabilities"] if network.is_classifier else ["values"]
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(program, (x,), str(path), input_names=["x"], output_names=names, dynamo=True, verbose=False,
-                          external_data=False)  # fmt: skip
+    torch.onnx.export(
+        program, (x,), str(path), input_names=["x"], output_names=names, dynamo=True, external_data=False, verbose=False
+    )
     file = onnx.load(path)
     onnx.helper.set_model_props(file, {"laddernet": json.dumps(notes)})
     onnx.checker.check_model(file)
@@ -166,15 +185,17 @@ def _write_onnx(program: Any, network: Network, path: Path, notes: dict[str, Any
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a library's log of what it lacks to itself."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep libraries' logs to themselves: what is wrong comes as an error."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _example(model: Any) -> Tensor:
@@ -186,15 +207,19 @@ def _example(model: Any) -> Tensor:
         rows = scaling.center + spread * generator.standard_normal(shape)
     else:
         rows = generator.random(shape)
+        rows[0] = 0.3  # one without contrast
     return torch.from_numpy(rows.astype(np.float32)).reshape(-1, *model.input_shape_)
 
 
 def _check(model: Any, x: NDArray[Any], answers: NDArray[Any]) -> None:
-    if isinstance(model, LadderClassifier):
-        difference = float(np.abs(answers - model.predict_proba(x)).max())
-    else:
-        difference = float(np.abs(answers - model.predict(x)).max() / model.y_scale_)
-    if not difference <= TOLERANCE:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        expected = model.predict_proba(x) if isinstance(model, LadderClassifier) else model.predict(x)
+    difference, allowed = float(np.abs(answers - expected).max()), TOLERANCE
+    if not isinstance(model, LadderClassifier):  # in units of the values' deviation, and their own rounding
+        difference /= model.y_scale_
+        allowed += 2 * float(np.finfo(np.float32).eps * np.abs(expected).max() / model.y_scale_)
+    if not difference <= allowed:
         raise RunError(
             f"the exported network's answers differ from the model's by {difference:.2g}; nothing is written."
         )
@@ -203,15 +228,22 @@ def _check(model: Any, x: NDArray[Any], answers: NDArray[Any]) -> None:
 def _notes(run: Run) -> dict[str, Any]:
     model = run.model
     is_classifier = isinstance(model, LadderClassifier)
-    names = None if run.preparation is None else list(run.preparation.feature_names)
+    names = getattr(model, "feature_names_in_", None)
+    if run.preparation is not None:
+        names = run.preparation.feature_names
     return {
         "laddernet": __version__,
-        "input": {"name": "x", "dtype": "float32", "shape": ["batch", *model.input_shape_], "columns": names},
+        "input": {
+            "name": "x",
+            "dtype": "float32",
+            "shape": ["batch", *model.input_shape_],
+            "columns": None if names is None else list(names),
+        },
         "outputs": ["logits", "probabilities"] if is_classifier else ["values"],
         "classes": model.classes_.tolist() if is_classifier else None,
         "scaling": "part of the network: x is in the training data's own units",
         "preparation": None
-        if names is None
+        if run.preparation is None
         else "not part of it: preparation.skops in the run folder gives the columns",
         "training": run.training,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from laddernet import networks
 from laddernet.data.images import Images, read_images
 from laddernet.data.labels import hide_labels, hold_out
 from laddernet.errors import DataError
@@ -70,8 +71,13 @@ def prepare_images(folder: Path, options: ImageOptions, watch: Watch) -> Prepare
     Raises
     ------
     DataError
-        If it cannot be read, there are too few labels, or the test images are of other classes.
+        If it cannot be read, there are too few labels, the test images are of other classes, or the size is too small
+        for the network.
     """
+    try:
+        getattr(networks, options.network)((1, options.size, options.size), 2)
+    except ValueError as error:
+        raise DataError(f"images of {options.size} by {options.size} are too small for {options.network}.") from error
     with watch(folder.name) as on_image:
         images = read_images(folder, size=options.size, on_image=on_image)
     if options.test is not None:
@@ -94,7 +100,7 @@ def prepare_images(folder: Path, options: ImageOptions, watch: Watch) -> Prepare
 
 def _read_test(folder: Path, images: Images, size: int, watch: Watch) -> Images:
     with watch(folder.name) as on_image:
-        test = read_images(folder, size=size, channels=images.x.shape[1], on_image=on_image)
+        test = read_images(folder, size=size, channels=images.x.shape[1], fewest_classes=1, on_image=on_image)
     known = {label for label in images.labels.tolist() if label is not None}
     if unknown := {label for label in test.labels.tolist() if label is not None} - known:
         raise DataError(f"{folder} has classes that the training images have not: {', '.join(sorted(unknown))}.")

@@ -10,6 +10,8 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 _CHUNK = 2048
+LEAST_CONTRAST = 1e-6
+"""Norm of a row about its mean, in units of its largest value, up to which it counts as having no contrast."""
 
 
 class GlobalContrastNormalization(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -103,12 +105,15 @@ class ZCAWhitening(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # ty
 
 
 def normalize_contrast(rows: NDArray[Any], norm: float) -> NDArray[Any]:
-    """See `GlobalContrastNormalization`."""
-    centred: NDArray[Any] = rows - rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    visible = length > 1e-6 * np.abs(rows).max(axis=1, keepdims=True, initial=0)  # beyond rounding
-    centred *= np.divide(norm, length, out=np.zeros_like(length), where=visible)
-    return centred
+    """See `GlobalContrastNormalization`; computed in float64, where the rounding of equal values stays out of sight."""
+    result = np.empty_like(rows)
+    for part in gen_batches(len(rows), _CHUNK):
+        peak = np.abs(rows[part]).max(axis=1, keepdims=True, initial=0).astype(np.float64)
+        centred = np.divide(rows[part], peak, out=np.zeros(rows[part].shape), where=peak > 0, dtype=np.float64)
+        centred -= centred.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        result[part] = centred * np.divide(norm, length, out=np.zeros_like(length), where=length > LEAST_CONTRAST)
+    return result
 
 
 def measure_whitening(rows: NDArray[Any], regularization: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -121,4 +126,5 @@ def measure_whitening(rows: NDArray[Any], regularization: float) -> tuple[NDArra
     covariance /= len(rows)
     covariance[np.diag_indices_from(covariance)] += regularization
     values, vectors = eigh(covariance, overwrite_a=True, check_finite=False)
+    values = np.maximum(values, regularization)  # less is rounding
     return mean, (vectors / np.sqrt(values)) @ vectors.T

@@ -20,8 +20,8 @@ from laddernet.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 UNLABELED = ("unlabeled", "unlabelled")
-"""Names of the subfolder of images without a label."""
-_GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
+"""Names of the subfolder of images without a label, in capitals or not."""
+_GREY = ("1", "L", "LA", "I", "F")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,9 @@ class Images:
     paths: list[Path]
 
     def names(self, folder: Path) -> NDArray[np.object_]:
-        """Return the files' names from a folder on, with slashes."""
-        return np.array([path.relative_to(folder).as_posix() for path in self.paths], dtype=object)
+        """Return the files' names from a folder on, with slashes; what is no UTF-8 in them becomes question marks."""
+        names = (path.relative_to(folder).as_posix() for path in self.paths)
+        return np.array([name.encode("utf-8", "replace").decode("utf-8") for name in names], dtype=object)
 
 
 def read_images(
@@ -51,7 +52,7 @@ def read_images(
     *,
     size: int,
     channels: int | None = None,
-    labeled: bool = True,
+    fewest_classes: int | None = 2,
     on_image: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Read a folder of images.
@@ -67,8 +68,8 @@ def read_images(
         Height and width of the result, at least 1.
     channels : {1, 3}, optional
         Grey or colour; by default grey where all images are.
-    labeled : bool
-        Whether there must be classes. Without, all images anywhere in the folder are read, by name, without labels.
+    fewest_classes : int, optional
+        How many classes there must be. With None, all images anywhere in the folder are read, by name, without labels.
     on_image : callable, optional
         Told how many of how many images are done, where they are not in the cache.
 
@@ -77,7 +78,9 @@ def read_images(
     DataError
         If there are no images or classes, or one cannot be read; the message names it.
     """
-    files, labels = _list(folder) if labeled else (_images_in(folder), [])
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder} of images.")
+    files, labels = (_images_in(folder), []) if fewest_classes is None else _list(folder, fewest_classes)
     if not files:
         raise DataError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
     found = np.array(labels or [None] * len(files), dtype=object)
@@ -89,26 +92,50 @@ def read_images(
     return Images(x=x, labels=found, paths=files)
 
 
-def _list(folder: Path) -> tuple[list[Path], list[str | None]]:
+def _list(folder: Path, fewest_classes: int) -> tuple[list[Path], list[str | None]]:
     files: list[Path] = []
     labels: list[str | None] = []
+    left_out = [path.name for path in folder.iterdir() if _is_image(path)]
     for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         inside = _images_in(part)
+        left_out += [] if inside else [f"{part.name}/"]
         files += inside
-        labels += [None if part.name in UNLABELED else part.name] * len(inside)
+        labels += [None if part.name.lower() in UNLABELED else part.name] * len(inside)
     classes = {label for label in labels if label is not None}
-    if len(classes) < 2:
+    if len(classes) < fewest_classes:
         found = f"has images of {len(classes)}" if classes else "has no subfolder with images"
         raise DataError(
-            f"{folder} {found}: it needs two classes or more, one subfolder each, and unlabeled/ for the images "
-            "without a label."
+            f"{folder} {found}: it needs {'two classes' if fewest_classes == 2 else 'a class'} or more, one subfolder "
+            "each, and unlabeled/ for the images without a label."
+        )
+    for name in classes:
+        if not name.isprintable() or name != name.encode("utf-8", "replace").decode("utf-8"):
+            raise DataError(f"{folder} has a class whose name is no text, {name!r}: rename the subfolder.")
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+        warnings.warn(
+            f"left out of {folder}: {shown!a}. Images belong in a class's subfolder or in unlabeled/, and a subfolder "
+            "without images is no class.",
+            stacklevel=3,
         )
     return files, labels
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def _images_in(folder: Path) -> list[Path]:
-    inside = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in inside if not any(name.startswith(".") for name in path.relative_to(folder).parts))
+    """All images in a folder and below, through links as well, each folder once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, inside, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
+        if real not in seen:
+            found += [path for path in (Path(root, name) for name in names) if _is_image(path)]
+        seen.add(real)
+    return sorted(found)
 
 
 def _resize(
@@ -137,30 +164,34 @@ def _read(path: Path, size: int) -> tuple[NDArray[np.uint8], bool]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image)
-                is_grey = upright.mode in _GREY
-                if upright.mode in ("I", "I;16", "F"):  # more than 8 bits a pixel
-                    upright = _eight_bits(upright)
+                is_grey = upright.mode in _GREY or upright.mode.startswith("I;16")
+                if upright.mode.startswith(("I", "F")):  # more than 8 bits a pixel
+                    upright = Image.fromarray(_eight_bits(np.asarray(upright), upright.mode, image.format))
                 square = ImageOps.fit(upright.convert("RGB"), (size, size), method=Image.Resampling.BICUBIC)
                 return np.asarray(square), is_grey
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
-        raise DataError(f"{path} cannot be read as an image ({' '.join(str(error).split()):.150}).") from error
+        raise DataError(f"{path} cannot be read as an image ({' '.join(str(error).split()):.200}).") from error
 
 
-def _eight_bits(image: Any) -> Any:
-    from PIL import Image
-
-    values = np.asarray(image, dtype=np.float64)
-    largest = 65535.0 if values.max(initial=0) > 255 else 255.0
-    return Image.fromarray(np.clip(values / largest * 255, 0, 255).astype(np.uint8))
+def _eight_bits(values: NDArray[Any], mode: str, format: str | None) -> NDArray[np.uint8]:
+    """Levels of 0..255 by what the kind of file can hold, so that one image does not count otherwise than the next."""
+    if mode == "F":
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError("its floating-point values are not all in 0..1: save it so, or with 8 or 16 bits")
+        return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+    if mode == "I" and format != "PPM":  # which have 16 bits
+        raise ValueError("it has whole numbers of 32 bits, whose white is not known: save it with 8 or 16 bits")
+    return np.rint(np.clip(values.astype(np.float64), 0, 65535) / 257).astype(np.uint8)
 
 
 def _cache_path(folder: Path, files: Sequence[Path], size: int, channels: int | None) -> Path:
     import pooch
 
-    key = hashlib.sha256(f"1 {folder.resolve()} {size} {channels}".encode())
+    key = hashlib.sha256(b"2 " + os.fsencode(folder.resolve()) + f" {size} {channels}".encode())
     for path in files:
         status = path.stat()
-        key.update(f"\0{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        key.update(b"\0" + os.fsencode(path.relative_to(folder)))
+        key.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return Path(pooch.os_cache("laddernet")) / "images" / f"{key.hexdigest()[:32]}.npy"
 
 
