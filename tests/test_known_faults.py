@@ -4,7 +4,9 @@
 """
 
 import itertools
+import runpy
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,3 +222,7 @@ def test_fault_15_the_rows_that_judge_a_model_do_not_train_it():
     assert len(held_out) == 10
     assert held_out <= set(range(40))
     assert set(labeled) == set(range(40)) - held_out
+
+
+def test_what_make_faults_replaces_is_still_there():
+    assert runpy.run_path(str(Path(__file__).parents[1] / "tools" / "faults.py"))["misfits"]() == []
