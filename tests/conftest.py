@@ -136,3 +136,9 @@ class Case:
 @pytest.fixture
 def make_case():
     return Case
+
+
+@pytest.fixture(params=["at once", "layer by layer"])
+def calibrated_both_ways(request, monkeypatch):
+    """`Ladder.calibrate` takes all rows through all layers together, or a pass for each layer."""
+    monkeypatch.setattr("laddernet.ladder.AT_ONCE", 2**25 if request.param == "at once" else 0)

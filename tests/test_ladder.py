@@ -93,6 +93,7 @@ def check_gradients(case, pairs):
 
 
 @pytest.mark.parametrize("setting", [{}, {"task": "regression"}, {"task": "multilabel"}, {"activation": nn.Tanh}])
+@pytest.mark.usefixtures("calibrated_both_ways")
 def test_calibrated_predictions_agree_with_the_oracle(make_case, setting):
     case = make_case(**setting)
     rng = np.random.default_rng(1)
@@ -102,11 +103,12 @@ def test_calibrated_predictions_agree_with_the_oracle(make_case, setting):
     np.testing.assert_allclose(case.ladder.predict(torch.from_numpy(x)), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_calibration_depends_on_the_batch_size_by_rounding_only(make_case):
+def test_calibration_depends_on_the_batch_size_by_rounding_only(make_case, monkeypatch):
     case = make_case()
     x = torch.randn(57, 5, dtype=torch.float64)
     states = []
-    for batch_size in (1, 10, 100):
+    for batch_size, at_once in ((1, 0), (10, 0), (100, 0), (10, 2**25)):
+        monkeypatch.setattr("laddernet.ladder.AT_ONCE", at_once)
         case.ladder.calibrate(x, batch_size=batch_size)
         states.append({name: tensor.clone() for name, tensor in case.ladder.state_dict().items()})
     for name, tensor in states[0].items():
@@ -114,6 +116,7 @@ def test_calibration_depends_on_the_batch_size_by_rounding_only(make_case):
             torch.testing.assert_close(tensor, other[name], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.usefixtures("calibrated_both_ways")
 def test_calibration_pools_with_the_statistics_of_earlier_rows(make_case):
     case = make_case()
     x = torch.randn(57, 5, dtype=torch.float64) * 3
@@ -156,6 +159,7 @@ def test_the_plain_encoder_gives_the_logits(make_case):
     assert sections(case.ladder)[0].map.weight.abs().sum() > 0
 
 
+@pytest.mark.usefixtures("calibrated_both_ways")
 def test_denoise_runs_down_to_the_input(make_case):
     """With calibrated statistics the decoder's BN is that of one large batch of clean rows."""
     case = make_case()

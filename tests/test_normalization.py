@@ -53,10 +53,9 @@ def test_exact_statistics_do_not_depend_on_the_batches(sizes, seed):
     rows = random((sum(sizes), 3), seed)
     statistics = Statistics(3).double()
     statistics.update(batch_normalize(random((4, 3), 1)), torch.tensor(1.0))  # must be forgotten
-    statistics.reset()
     done = 0
     for batch in torch.split(rows, sizes):
-        statistics.accumulate(batch, done)
+        statistics.pool(batch, done)
         done += len(batch)
     np.testing.assert_allclose(statistics.mean, rows.mean(0), rtol=1e-10)
     np.testing.assert_allclose(statistics.var, rows.var(0, correction=0), rtol=1e-9, atol=1e-9)
@@ -66,7 +65,7 @@ def test_exact_statistics_survive_a_large_offset():
     rows = random((1000, 2)) + 1e8
     statistics = Statistics(2).double()
     for start in range(0, 1000, 100):
-        statistics.accumulate(rows[start : start + 100], start)
+        statistics.pool(rows[start : start + 100], start)
     np.testing.assert_allclose(statistics.var, rows.var(0, correction=0), rtol=1e-6)
 
 

@@ -138,6 +138,7 @@ def test_after_training_the_plain_encoder_answers_as_the_ladder_does(network):
                    for module in plain.modules())  # fmt: skip
 
 
+@pytest.mark.usefixtures("calibrated_both_ways")
 def test_calibration_makes_every_normalisation_exact(network):
     encoder, x = network
     ladder = Ladder(encoder.double(), input_shape=x.shape[1:], variant="baseline")

@@ -35,6 +35,8 @@ RUNNING_WEIGHT = 0.01
 """Weight of the newest batch in the running statistics, once 100 batches have been seen."""
 DECODER_ROWS = 10_000
 """Rows that `Ladder.calibrate` measures the decoder's statistics on, at most."""
+AT_ONCE = 2**25
+"""Rows times units of the widest layer up to which `Ladder.calibrate` takes all rows through the network at once."""
 
 Variant = Literal["full", "gamma", "bottom", "baseline"]
 VARIANTS: tuple[Variant, ...] = ("full", "gamma", "bottom", "baseline")
@@ -479,8 +481,10 @@ class Ladder(nn.Module):
             )
         return self._reconstruct(x)
 
-    def _reconstruct(self, x: Tensor, *, stop: int | None = None) -> Tensor:
-        """The clean path up and the decoder down to the input, or to u of layer `stop` before its BN."""
+    def _reconstruct(
+        self, x: Tensor, see: Callable[[DecoderLayer, Tensor], None] = lambda decoder, u_pre: None
+    ) -> Tensor:
+        """The clean path up and the decoder down as far as it goes; `see` is shown each u before its normalisation."""
         z = [x]
 
         def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
@@ -494,15 +498,29 @@ class Ladder(nn.Module):
             u = z[layer]
             if decoder.needs_above:
                 u_pre: Tensor = down if decoder.map is None else decoder.map(down)
-                if layer == stop:
-                    return u_pre
+                see(decoder, u_pre)
                 u = decoder.statistics.normalize(u_pre)
             down = decoder.combinator(z[layer], u)
         return down
 
+    def _come_down_to(self, last: DecoderLayer, x: Tensor) -> Tensor:
+        """Run the clean path and the decoder, for what comes to the normalisation of one of its layers."""
+
+        def see(decoder: DecoderLayer, u_pre: Tensor) -> None:
+            if decoder is last:
+                raise _Reached(u_pre)
+
+        try:
+            self._reconstruct(x, see)
+        except _Reached as reached:
+            return reached.value
+        raise AssertionError("the decoder has no such layer.")
+
     @torch.no_grad()
     def calibrate(self, x: Tensor, *, batch_size: int = 2000, rows_before: int = 0) -> None:
-        """Set the statistics for prediction to those of `x` exactly: one pass over it for each layer.
+        """Set the statistics for prediction to those of `x` exactly.
+
+        A layer's need those of the layers below: few rows go through all layers together, many in one pass for each.
 
         Deviation: the original predicts with the statistics of the labelled rows alone. Those of all training
         rows, labelled or not, are far better known, and are what the clean stream trained with.
@@ -514,7 +532,8 @@ class Ladder(nn.Module):
         x : Tensor of shape (rows, *input_shape)
             All rows of the training data; on the ladder's device or not.
         batch_size : int
-            Rows taken at a time, which bounds the memory and changes the result only by rounding.
+            Rows taken at a time where they are too many to go together (`AT_ONCE`), which bounds the memory and
+            changes the result only by rounding.
         rows_before : int
             How many earlier rows the present statistics stand for: they are pooled with those of `x`. With 0 they are
             forgotten.
@@ -525,13 +544,34 @@ class Ladder(nn.Module):
             If there are fewer than two rows, and none before.
         """
         self._check_rows("x", x, at_least=1 if rows_before else 2)
+        sample = x[:: -(-len(x) // DECODER_ROWS)]
+        if len(x) * max(math.prod(norm.shape) for norm in self._normalizations) <= AT_ONCE:
+            self._measure_at_once(x, sample, rows_before)
+            return
         pool = partial(self._measure, rows_before=rows_before, batch_size=batch_size)
         for norm in self._normalizations:
             pool(norm.statistics, x, partial(self._run_until, last=norm, value=lambda _, z_pre: z_pre))
-        sample = x[:: -(-len(x) // DECODER_ROWS)]
-        for layer, decoder in self._decoder_layers():
+        for _, decoder in self._decoder_layers():
             if decoder.needs_above:
-                pool(decoder.statistics, sample, partial(self._reconstruct, stop=layer))
+                pool(decoder.statistics, sample, partial(self._come_down_to, decoder))
+
+    def _measure_at_once(self, x: Tensor, sample: Tensor, rows_before: int) -> None:
+        device = self._like.device
+        measured: set[nn.Module] = set()
+
+        def measure(owner: Normalization | DecoderLayer, values: Tensor) -> None:
+            if owner not in measured:  # a module may come twice: its first place counts, as in `_run_until`
+                owner.statistics.pool(values, rows_before)
+            measured.add(owner)
+
+        def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
+            measure(norm, z_pre)
+            return norm.clean(z_pre)
+
+        with self._visitor.visiting(climb):
+            self.network(x.to(device))
+        if self.decoder:
+            self._reconstruct(sample.to(device), measure)
 
     def _measure(
         self,
@@ -542,11 +582,9 @@ class Ladder(nn.Module):
         rows_before: int,
         batch_size: int,
     ) -> None:
-        if rows_before == 0:
-            statistics.reset()
         for start in range(0, len(x), batch_size):
             rows = x[start : start + batch_size].to(statistics.mean.device)
-            statistics.accumulate(values(rows), rows_before + start)
+            statistics.pool(values(rows), rows_before + start)
 
     @property
     def encoder(self) -> nn.Module:

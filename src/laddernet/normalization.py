@@ -186,11 +186,13 @@ class Statistics(nn.Module):
         self.var.fill_(1.0)
 
     @torch.no_grad()
-    def accumulate(self, z_pre: Tensor, rows_before: int) -> None:
-        """Count a batch into exact statistics; `rows_before` rows have been counted since `reset`.
+    def pool(self, z_pre: Tensor, rows_before: int) -> None:
+        """Count a batch into exact statistics, in which `rows_before` rows are counted; with none they begin anew.
 
         Pools the mean and variance of two groups of rows (Chan, Golub and LeVeque 1983).
         """
+        if rows_before == 0:
+            self.reset()
         var, mean = torch.var_mean(z_pre, dim=[d for d in range(z_pre.dim()) if d != 1], correction=0)
         weight = len(z_pre) / (rows_before + len(z_pre))
         delta = mean - self.mean
