@@ -5,17 +5,22 @@ of each, and how long each trains until it has a given error. Errors are of 10,0
 after every epoch and at the end; the labels are chosen from the others. Each run is appended to results/depth.jsonl as
 it ends, and is not made again. MNIST is found under LADDERNET_DATA.
 
-Usage: python benchmarks/depth.py [--seeds 0,1,2] [--only fully-connected-20 ...]
+With --steps, only the steps are timed, those of one network in turn; that goes to results/depth-steps.json.
+
+Usage: python benchmarks/depth.py [--seeds 0,1,2] [--only fully-connected-20 ...] [--steps]
 """
 
 import argparse
 import json
+import statistics
 import time
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from step import training_step
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +29,7 @@ from laddernet.data.labels import choose_labeled
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
 from laddernet.reproduce import describe_machine, versions
-from laddernet.training import Callback, TrainingConfig, Validation, train
+from laddernet.training import Callback, TrainingConfig, Validation, make_optimizer, step_context, train
 
 WIDTH, EPOCHS, LABELS, HELD_OUT = 250, 10, 100, 10_000
 VARIANTS = ("full", "gamma", "baseline")
@@ -109,12 +114,55 @@ def run(name: str, variant: str, seed: int, x: Tensor, y: np.ndarray) -> dict[st
     }
 
 
+def time_steps(repeats: int) -> list[dict[str, object]]:
+    """Milliseconds of a step of each variant, the variants of one network in turn."""
+    found: list[dict[str, object]] = []
+    generator = torch.Generator().manual_seed(0)
+    x_labeled, x_unlabeled = torch.rand(2, 100, 784, generator=generator)
+    rows = (x_labeled, torch.arange(100) % 10, x_unlabeled)
+    config = TrainingConfig(kernels="compiled")
+    for name in NETWORKS:
+        times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+        with ExitStack() as stack:
+            steps = {}
+            for variant in VARIANTS:
+                ladder = Ladder(network(name), variant=variant, generator=torch.Generator().manual_seed(0))
+                optimizer = make_optimizer(ladder, config)
+                autocast = stack.enter_context(step_context(ladder, optimizer, config, steps=1))
+                steps[variant] = training_step(ladder, optimizer, rows, autocast)
+            for repeat in range(repeats + 5):
+                for variant, step in steps.items():
+                    started = time.perf_counter()
+                    step()
+                    if repeat >= 5:
+                        times[variant].append(1000 * (time.perf_counter() - started))
+        baseline = times["baseline"]
+        found.append({
+            "network": name,
+            "milliseconds": {variant: round(statistics.median(elapsed), 2) for variant, elapsed in times.items()},
+            "of_baseline": {
+                variant: round(statistics.median(a / b for a, b in zip(elapsed, baseline, strict=True)), 2)
+                for variant, elapsed in times.items()
+            },
+            "repeats": repeats,
+            "versions": versions(),
+            "machine": describe_machine(ladder),
+        })  # fmt: skip
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--steps", action="store_true", help="time steps, and train nothing")
     options = parser.parse_args()
+    if options.steps:
+        found = time_steps(repeats=50)
+        print(json.dumps(found, indent=1))
+        RESULTS.with_name("depth-steps.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return
     lines = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
     done = {(entry["network"], entry["variant"], entry["seed"]) for entry in map(json.loads, lines)}
     data = load("mnist")
