@@ -7,7 +7,7 @@ it ends, and is not made again. MNIST is found under LADDERNET_DATA.
 
 With --steps, only the steps are timed, those of one network in turn; that goes to results/depth-steps.json.
 
-Usage: python benchmarks/depth.py [--seeds 0,1,2] [--only fully-connected-20 ...] [--steps]
+Usage: python benchmarks/depth.py [--seeds 0,1,2] [--only fully-connected-20 ...] [--variants full ...] [--steps]
 """
 
 import argparse
@@ -155,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--steps", action="store_true", help="time steps, and train nothing")
     options = parser.parse_args()
@@ -167,7 +168,7 @@ def main() -> None:
     done = {(entry["network"], entry["variant"], entry["seed"]) for entry in map(json.loads, lines)}
     data = load("mnist")
     x = torch.from_numpy(data.x_train)
-    for seed, name, variant in product(map(int, options.seeds.split(",")), options.only, VARIANTS):
+    for seed, name, variant in product(map(int, options.seeds.split(",")), options.only, options.variants):
         if (name, variant, seed) not in done:
             result = run(name, variant, seed, x, data.y_train)
             with options.out.open("a", encoding="utf-8") as file:
