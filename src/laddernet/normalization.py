@@ -144,7 +144,7 @@ class Statistics(nn.Module):
     """Mean and biased variance of each feature over the training data, for prediction.
 
     Holds either running averages over the batches of training (`update`) or the exact statistics of a pass
-    over the data (`reset`, then `accumulate`).
+    over the data (`pool`).
 
     Parameters
     ----------
@@ -180,19 +180,14 @@ class Statistics(nn.Module):
         self.var.lerp_(var, weight)
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Forget everything: mean 0, variance 1."""
-        self.mean.zero_()
-        self.var.fill_(1.0)
-
-    @torch.no_grad()
     def pool(self, z_pre: Tensor, rows_before: int) -> None:
         """Count a batch into exact statistics, in which `rows_before` rows are counted; with none they begin anew.
 
         Pools the mean and variance of two groups of rows (Chan, Golub and LeVeque 1983).
         """
         if rows_before == 0:
-            self.reset()
+            self.mean.zero_()
+            self.var.zero_()
         var, mean = torch.var_mean(z_pre, dim=[d for d in range(z_pre.dim()) if d != 1], correction=0)
         weight = len(z_pre) / (rows_before + len(z_pre))
         delta = mean - self.mean
