@@ -75,13 +75,13 @@ def test_a_source_that_does_not_compile_leaves_nothing_behind(tmp_path, monkeypa
     monkeypatch.setattr(kernels, "SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kernels.load.cache_clear()
-    kernels._say_once.cache_clear()
+    kernels.say_once.cache_clear()
     try:
         with pytest.warns(KernelWarning, match=r"failed \(.*error"):
             assert load(torch.float64) is None
     finally:
         kernels.load.cache_clear()
-        kernels._say_once.cache_clear()
+        kernels.say_once.cache_clear()
     assert not list((tmp_path / "laddernet" / "kernels").iterdir())
 
 

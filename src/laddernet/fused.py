@@ -2,34 +2,56 @@
 
 The same as the torch operations in `ladder`, which stay the reference: `rise` takes the stacked streams through a
 normalisation, `descend` goes down to a denoising cost. Matrix products and convolutions are torch's, all else is done
-by the kernels of kernels.cpp, on values laid out with the features of one position side by side. Legend: see `ladder`.
+by kernels, on values laid out with the features of one position side by side: those of kernels.cpp on the CPU, called
+from here, and those of `fused_triton` on a CUDA device. Legend: see `ladder`.
 """
 
+import importlib.util
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from laddernet.kernels import Library, load
+from laddernet.kernels import Library, load, say_once
 from laddernet.normalization import EPSILON, Normalized, Statistics, features_last
+
+if TYPE_CHECKING:
+    from laddernet.fused_triton import TritonKernels
+
+Kernels: TypeAlias = Union[Library, "TritonKernels"]
 
 
 def product_dtype(like: Tensor) -> torch.dtype:
     """The type that autocast gives matrix products of such rows, else the rows' own."""
-    low = torch.is_autocast_enabled("cpu") and like.dtype == torch.float32
-    return torch.get_autocast_dtype("cpu") if low else like.dtype
+    device = like.device.type
+    low = like.dtype == torch.float32 and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if low else like.dtype
 
 
-def library(like: Tensor) -> Library | None:
-    """The kernels for such rows, or None where they are on another device or of a type that has none."""
-    precision = product_dtype(like)
-    known = like.dtype in (torch.float32, torch.float64) and precision in (like.dtype, torch.bfloat16)
-    if like.device.type != "cpu" or not known:
+@cache
+def load_triton(precision: torch.dtype) -> "TritonKernels | None":
+    """Return the kernels for CUDA devices, which know every precision; None, and a warning, where Triton is missing."""
+    if importlib.util.find_spec("triton") is None:
+        say_once("Triton, which comes with torch for CUDA devices, is not installed. Install it.")
         return None
-    return load(precision)
+    from laddernet.fused_triton import TritonKernels
+
+    return TritonKernels()
+
+
+LOADERS: dict[str, Callable[[torch.dtype], Kernels | None]] = {"cpu": load, "cuda": load_triton}
+"""What gives the kernels, by the kind of device."""
+
+
+def library(like: Tensor) -> Kernels | None:
+    """The kernels for such rows, or None where they are on a device or of a type that has none."""
+    precision, device = product_dtype(like), like.device.type
+    known = like.dtype in (torch.float32, torch.float64) and precision in (like.dtype, torch.bfloat16)
+    return LOADERS[device](precision) if known and device in LOADERS else None
 
 
 def slope_of(activation: nn.Module) -> float | None:
@@ -57,10 +79,30 @@ def normal(kernels: Library, shape: Sequence[int], *, std: float, generator: tor
     return noise
 
 
+class Drawn(NamedTuple):
+    """Gaussian noise that the kernel draws where it adds it.
+
+    Attributes
+    ----------
+    noisy : tuple of bool
+        Which streams get it.
+    std : float
+    seed : Tensor, int64 scalar, on the device
+    salt : int
+        Makes other numbers of the same seed.
+    """
+
+    noisy: tuple[bool, ...]
+    std: float
+    seed: Tensor
+    salt: int
+
+
 class Risen(NamedTuple):
     """What `rise` gives: h of all streams, z of each one, and the last one's BN(z_pre).
 
-    The last stream is the clean one where there is one: its z is then BN(z_pre) itself.
+    The last stream is the clean one where there is one: its z is then BN(z_pre) itself. A z that is not wanted may be
+    None.
     """
 
     h: Tensor
@@ -69,16 +111,17 @@ class Risen(NamedTuple):
 
 
 def rise(
-    kernels: Library,
+    kernels: Kernels,
     z_pre: Tensor,
     beta: Tensor | None,
     gamma: Tensor | None,
     *,
     sizes: Sequence[int],
-    noise: Sequence[Tensor | None],
+    noise: Sequence[Tensor | None] | Drawn,
+    wanted: Sequence[bool],
     slope: float,
     running: Statistics | None,
-    running_weight: float,
+    running_weight: Tensor,
     dtype: torch.dtype,
 ) -> Risen:
     """Normalise stacked streams: ``h = activation(gamma (BN(z_pre) + noise + beta))``, each with its own statistics.
@@ -90,15 +133,22 @@ def rise(
     sizes : sequence of int
         Rows of each stream, up to three.
     noise : sequence of (Tensor of shape (rows, features, *positions), or None)
-        One a stream; None where it has none. The tensors are overwritten.
+        One a stream; None where it has none. The tensors are overwritten. On a CUDA device also a `Drawn`.
+    wanted : sequence of bool
+        One a stream: whether its z is used.
     slope : float
         Of the activation below 0; see `slope_of`.
     running : Statistics or None
-        Follow the last stream's, in which this batch has weight `running_weight`.
+        Follow the last stream's, in which this batch has weight `running_weight`, a scalar.
     dtype : torch.dtype
         Of h.
     """
-    settings = (kernels, list(sizes), list(noise), slope, running, running_weight, dtype)
+    if not isinstance(kernels, Library):
+        return kernels.rise(
+            z_pre, beta, gamma, sizes=sizes, noise=noise, wanted=wanted, slope=slope, running=running,
+            running_weight=running_weight, dtype=dtype,
+        )  # fmt: skip
+    settings = (kernels, list(sizes), list(noise), slope, running, float(running_weight), dtype)
     h, mean, inverse_std, *z = _Rise.apply(z_pre, beta, gamma, *settings)  # type: ignore[no-untyped-call]
     return Risen(h, z, Normalized(z[-1], mean, inverse_std))
 
@@ -173,7 +223,7 @@ class Target(NamedTuple):
 
 
 def descend(
-    kernels: Library, u_pre: Tensor, a: Tensor, z_noisy: Tensor, target: Target, dtype: torch.dtype
+    kernels: Kernels, u_pre: Tensor, a: Tensor, z_noisy: Tensor, target: Target, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Go down one layer: ``u = BN(u_pre)``, ``z_hat = g(z_noisy, u)``, and the denoising cost.
 
@@ -192,6 +242,8 @@ def descend(
     cost : Tensor, scalar
         The mean square over all elements; of no meaning where no cost is wanted.
     """
+    if not isinstance(kernels, Library):
+        return kernels.descend(u_pre, a, z_noisy, target, dtype)
     z_hat, cost = _Descend.apply(u_pre, a, z_noisy, *target, kernels, dtype)  # type: ignore[no-untyped-call]
     return z_hat, cost
 

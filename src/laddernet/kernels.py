@@ -26,6 +26,7 @@ FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared",
     *(["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []),
 )  # fmt: skip
+ADVICE = "Install a C++ compiler (g++ or clang++, with OpenMP), or name one in the environment variable CXX."
 BUILD_SECONDS = 120
 """After which a build is given up."""
 
@@ -87,15 +88,15 @@ def load(precision: torch.dtype) -> Library | None:
     try:
         return Library(_built(_name(precision)))
     except (_BuildError, OSError) as error:
-        _say_once(str(error))
+        say_once(f"{error}. {ADVICE}")
         return None
 
 
 @cache
-def _say_once(reason: str) -> None:
+def say_once(reason: str) -> None:
+    """Warn that there are no kernels."""
     warnings.warn(
-        f"the fused kernels could not be built, so training takes about twice as long: {reason}. Install a C++ "
-        "compiler (g++ or clang++, with OpenMP), or name one in the environment variable CXX.",
+        f"the fused kernels could not be built, so training takes about twice as long: {reason}",
         KernelWarning,
         stacklevel=2,
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
-from laddernet.fused import Target, descend, library, normal, product_dtype, rise, slope_of
+from laddernet.fused import Drawn, Kernels, Target, descend, library, normal, product_dtype, rise, slope_of
 from laddernet.kernels import Library
 from laddernet.losses import TASKS
 from laddernet.mirrors import DecoderLayer, check_names, map_down
@@ -35,6 +35,8 @@ RUNNING_WEIGHT = 0.01
 """Weight of the newest batch in the running statistics, once 100 batches have been seen."""
 DECODER_ROWS = 10_000
 """Rows that `Ladder.calibrate` measures the decoder's statistics on, at most."""
+SALTS = 2
+"""Times the layer, what its noise adds to the seed of a step; the input has one for each stream."""
 AT_ONCE = 2**25
 """Rows times units of the widest layer up to which `Ladder.calibrate` takes all rows through the network at once."""
 
@@ -180,6 +182,7 @@ class Ladder(nn.Module):
         self.supervised_path = supervised_path
         self.corruption: Corruption = gaussian if corruption is None else corruption
         self.generator = generator
+        self.seed: Tensor | None = None  # of this step's noise, where the kernels draw it
         self.fused = False
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         reached = [layer for layer, weight in enumerate(self.denoising_weights) if weight > 0]
@@ -256,15 +259,16 @@ class Ladder(nn.Module):
                 total = torch.add(total, cost, alpha=denoising_weight)
         return Costs(total, supervised, denoising)
 
-    def _encode(self, x_labeled: Tensor, x_unlabeled: Tensor | None, kernels: Library | None) -> _Encoded:
+    def _encode(self, x_labeled: Tensor, x_unlabeled: Tensor | None, kernels: Kernels | None) -> _Encoded:
         """Run the streams up; stacked they are labelled, unlabelled-noisy, unlabelled-clean."""
         noisy_supervision = self.supervised_path == "noisy"
-        streams = [self._corrupt(x_labeled, 0, kernels) if noisy_supervision else x_labeled]
+        seed = self._step_seed(kernels)
+        streams = [self._corrupt(x_labeled, 0, kernels, seed) if noisy_supervision else x_labeled]
         z_noisy: list[Tensor] = []
         clean: list[Normalized] = []
         if self.decoder:
             assert x_unlabeled is not None
-            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels))
+            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels, seed, stream=1))
             streams.append(z_noisy[0])
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
@@ -275,7 +279,7 @@ class Ladder(nn.Module):
             """Each stream normalised by its own statistics, the noisy ones corrupted; shift, scale, activation."""
             layer = norm.layer if isinstance(norm, Rung) else None
             if kernels is not None:
-                h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight)
+                h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight, seed)
             else:
                 z_pre = as_the_device_likes(z_pre.to(x_labeled.dtype))
                 normalized = [batch_normalize(stream) for stream in torch.split(z_pre, sizes)]
@@ -302,7 +306,7 @@ class Ladder(nn.Module):
             logits = torch.split(self.network(stacked), sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
-    def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Library | None) -> tuple[Tensor | None, ...]:
+    def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Kernels | None) -> tuple[Tensor | None, ...]:
         """Run the decoder down the unlabelled rows; the denoising cost of each layer, layer 0 first."""
         costs: list[Tensor | None] = [None] * (len(self._rungs) + 1)
         down = None if encoded.logits_noisy is None else TASKS[self.task].activate(encoded.logits_noisy)
@@ -335,22 +339,34 @@ class Ladder(nn.Module):
             self.steps += 1
         return (1.0 / self.steps).clamp(min=RUNNING_WEIGHT)
 
-    def _corrupt(self, clean: Tensor, layer: int, kernels: Library | None = None) -> Tensor:
+    def _corrupt(
+        self, clean: Tensor, layer: int, kernels: Kernels | None = None, seed: Tensor | None = None, stream: int = 0
+    ) -> Tensor:
         std = self.noise_std[layer]
-        if kernels is not None and std > 0 and self.corruption is gaussian and clean.dtype == torch.float32:
+        if kernels is None or std == 0 or self.corruption is not gaussian or clean.dtype != torch.float32:
+            return self.corruption(clean, std, self.generator) if std > 0 else clean
+        if isinstance(kernels, Library):
             return normal(kernels, clean.shape, std=std, generator=self.generator).add_(clean)
-        return self.corruption(clean, std, self.generator) if std > 0 else clean
+        assert seed is not None
+        return kernels.noisy(clean, Drawn((True,), std, seed, SALTS * layer + stream))
+
+    def _step_seed(self, kernels: Kernels | None) -> Tensor | None:
+        """The seed of all noise of a step, where the kernels draw it."""
+        if not self._is_seeded(kernels) or self.seed is not None:
+            return self.seed
+        return torch.empty((), dtype=torch.int64, device=self._like.device).random_(generator=self.generator)
 
     # The same by compiled kernels.
 
     def fuse(self) -> bool:
         """Train with compiled kernels from now on; they are built where they are not there yet.
 
-        There are kernels for float32, float64 and, under autocast, bfloat16 products on the CPU: for normalisation
-        with what goes with it (a ReLU or leaky ReLU that follows in an `nn.Sequential` included) and for the Gaussian
-        combinator. Elsewhere, and with a corruption that has no `draw`, torch's operations stay in use. Costs and
-        gradients are the same but for rounding; Gaussian noise in float32 is drawn by a kernel as well, which takes
-        other numbers from the same generator. `training.train` calls this where it pays.
+        There are kernels for float32, float64 and, under autocast, bfloat16 products, in C++ for the CPU and in Triton
+        for a CUDA device: for normalisation with what goes with it (a ReLU or leaky ReLU that follows in an
+        `nn.Sequential` included) and for the Gaussian combinator. Elsewhere, and with a corruption that has no `draw`,
+        torch's operations stay in use. Costs and gradients are the same but for rounding; Gaussian noise in float32 is
+        drawn by a kernel as well, which takes other numbers from the same generator. `training.train` calls this where
+        it pays.
 
         Returns
         -------
@@ -360,45 +376,62 @@ class Ladder(nn.Module):
         self.fused = library(self._like) is not None
         return self.fused
 
-    def _kernels(self, like: Tensor) -> Library | None:
+    @property
+    def is_seeded(self) -> bool:
+        """Whether all noise of a step comes from one seed, which kernels draw it from."""
+        return self._is_seeded(self._kernels(self._like))
+
+    def _is_seeded(self, kernels: Kernels | None) -> bool:
+        in_kernels = kernels is not None and not isinstance(kernels, Library)
+        return in_kernels and self.corruption is gaussian and self._like.dtype == torch.float32
+
+    def _kernels(self, like: Tensor) -> Kernels | None:
         return library(like) if self.fused and hasattr(self.corruption, "draw") else None
 
     def _rise(
         self,
-        kernels: Library,
+        kernels: Kernels,
         norm: Normalization,
         layer: int | None,
         z_pre: Tensor,
         sizes: list[int],
         running_weight: Tensor,
+        seed: Tensor | None,
     ) -> tuple[Tensor, list[Tensor], Normalized]:
         slope = slope_of(norm.activation)
         shape = z_pre.shape[1:]
+        is_compared = layer is not None and self.denoising_weights[layer] > 0
         h, z, last = rise(
             kernels,
             z_pre,
             norm.beta,
             norm.gamma,
             sizes=sizes,
-            noise=[None] * len(sizes) if layer is None else self._draw(layer, shape, sizes, kernels),
+            noise=[None] * len(sizes) if layer is None else self._draw(layer, shape, sizes, kernels, seed),
+            wanted=[False, str(layer) in self.decoder, is_compared][: len(sizes)],
             slope=1.0 if slope is None else slope,
             running=norm.statistics if self.training else None,
-            running_weight=float(running_weight),
+            running_weight=running_weight,
             dtype=self._like.dtype if layer == len(self._rungs) else z_pre.dtype,
         )
         h = norm.activation(h) if slope is None else h
         return h if self._is_torchs_own else h.contiguous(), z, last  # a forward may have its views of h
 
-    def _draw(self, layer: int, shape: Sequence[int], sizes: list[int], kernels: Library) -> list[Tensor | None]:
-        """Noise for each stream, in tensors of their own; None for a clean one."""
+    def _draw(
+        self, layer: int, shape: Sequence[int], sizes: list[int], kernels: Kernels, seed: Tensor | None = None
+    ) -> Sequence[Tensor | None] | Drawn:
+        """Noise for each stream, in tensors of their own, None for a clean one; or how the kernels shall draw it."""
         std, dtype = self.noise_std[layer], self._like.dtype
         noisy = [std > 0 and is_noisy for is_noisy in (self.supervised_path == "noisy", True, False)[: len(sizes)]]
         if self.corruption is not gaussian or dtype != torch.float32:
             draw = self.corruption.draw  # type: ignore[attr-defined]
             return [
-                draw(torch.empty(rows, *shape, dtype=dtype), std, self.generator) if is_noisy else None
+                draw(self._like.new_empty(rows, *shape, dtype=dtype), std, self.generator) if is_noisy else None
                 for rows, is_noisy in zip(sizes, noisy, strict=True)
             ]
+        if not isinstance(kernels, Library):
+            assert seed is not None
+            return Drawn(tuple(noisy), std, seed, SALTS * layer)
         drawn = [size if is_noisy else 0 for size, is_noisy in zip(sizes, noisy, strict=True)]
         if not any(drawn):
             return [None] * len(sizes)

@@ -26,6 +26,7 @@ from laddernet.training import (
     record_of,
     resolve_precision,
     steps_per_epoch,
+    uses_compiled_kernels,
     uses_cuda_graph,
 )
 
@@ -102,23 +103,29 @@ def train_together(
         ladder.eval()  # running statistics would be of no use: the exact ones follow
     parameters, buffers = stack_module_state(list(ladders))
     base = copy.copy(ladders[0])
-    network = _Batched(base, parameters, buffers)
+    low = resolve_precision(config.precision, base) == "bfloat16"
+    per_epoch = steps_per_epoch(len(x), config.batch_size)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        wanted = uses_compiled_kernels(base, config, config.epochs * per_epoch)
+        in_kernels = wanted and base.fuse() and base.is_seeded
+    network = _Batched(base, parameters, buffers, in_kernels=in_kernels)
     optimizer = Adam(list(parameters.values()), lr=0.0)
-    count, batch = counts.pop(), config.batch_size
+    count = counts.pop()
     offsets = torch.arange(len(ladders)).unsqueeze(1) * count
     x_labeled, y = torch.cat([rows.x for rows in labeled]), torch.cat([rows.y for rows in labeled])
     weight = torch.cat(weights) if weights else None
-    per_epoch = steps_per_epoch(len(x), batch)
     decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
     drawn = [draw_batches(count, len(x) if base.decoder else None, config, generator) for generator in generators]
     batches = (_stacked(each, offsets) for each in zip(*drawn, strict=True))
     sums = torch.zeros(len(ladders), len(base.denoising_weights) + 2, dtype=x.dtype, device=x.device)
-    low = resolve_precision(config.precision, base) == "bfloat16"
 
     def step(rows: tuple[Tensor, ...]) -> None:
         of_labeled, *of_unlabeled = rows
         x_unlabeled = x[of_unlabeled[0]] if of_unlabeled else None
-        noise = _draw(ladders, of_labeled.shape[1], 0 if x_unlabeled is None else x_unlabeled.shape[1])
+        if in_kernels:
+            noise = [_seeds(ladders)]
+        else:
+            noise = _draw(ladders, of_labeled.shape[1], 0 if x_unlabeled is None else x_unlabeled.shape[1])
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
             vectors = network(
                 x_labeled[of_labeled], y[of_labeled], x_unlabeled, None if weight is None else weight[of_labeled], noise
@@ -158,12 +165,19 @@ def train_together(
 
 
 class _Batched:
-    """The ladders' costs, all at once: one row each of the total, the supervised and the denoising ones."""
+    """The ladders' costs, all at once: one row each of the total, the supervised and the denoising ones.
 
-    def __init__(self, base: Ladder, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
+    The noise is that of each layer and stream or, where kernels draw it, its seeds alone.
+    """
+
+    def __init__(
+        self, base: Ladder, parameters: dict[str, Tensor], buffers: dict[str, Tensor], *, in_kernels: bool
+    ) -> None:
         self._base, self._parameters, self._buffers = base, parameters, buffers
-        self._noise = base.corruption = _GivenNoise()
-        base.fused = False
+        self._noise = _GivenNoise()
+        base.fused = in_kernels
+        if not in_kernels:
+            base.corruption = self._noise
 
     def __call__(
         self, x_labeled: Tensor, y: Tensor, x_unlabeled: Tensor | None, weight: Tensor | None, noise: list[Tensor]
@@ -177,7 +191,10 @@ class _Batched:
             weight: Tensor | None,
             noise: list[Tensor],
         ) -> Tensor:
-            self._noise.noise = list(noise)
+            if self._base.fused:
+                self._base.seed = noise[0]
+            else:
+                self._noise.noise = list(noise)
             found = functional_call(
                 self._base, (parameters, buffers), (x_labeled, y, x_unlabeled), {"weight": weight}, strict=True
             )
@@ -187,6 +204,14 @@ class _Batched:
         dims = tuple(None if value is None else 0 for value in given)
         result: Tensor = torch.vmap(costs, in_dims=(0, 0, *dims))(self._parameters, self._buffers, *given)
         return result
+
+
+def _seeds(ladders: Sequence[Ladder]) -> Tensor:
+    """Of each ladder's noise, from its own generator as in a step of its own."""
+    seeds = torch.empty(len(ladders), dtype=torch.int64, device=ladders[0].steps.device)
+    for seed, ladder in zip(seeds, ladders, strict=True):
+        seed.random_(generator=ladder.generator)
+    return seeds
 
 
 def _draw(ladders: Sequence[Ladder], labeled: int, unlabeled: int) -> list[Tensor]:

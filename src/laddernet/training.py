@@ -393,8 +393,11 @@ def make_optimizer(ladder: Ladder, config: TrainingConfig) -> torch.optim.Optimi
 
 def uses_compiled_kernels(ladder: Ladder, config: TrainingConfig, steps: int) -> bool:
     """Return whether a run of that many steps uses the compiled kernels, where they can be built."""
-    if ladder.steps.device.type != "cpu" or config.kernels == "torch":
+    device = ladder.steps.device.type
+    if device not in ("cpu", "cuda") or config.kernels == "torch":
         return False
+    if device == "cuda":  # compiling takes some seconds
+        return config.kernels == "compiled" or ladder.fused or steps >= GRAPHED_STEPS
     work = steps * config.batch_size * ladder.units / (1 if ladder.decoder else 10)
     return config.kernels == "compiled" or ladder.fused or work >= COMPILED_WORK
 
@@ -425,10 +428,14 @@ def step_context(
         wanted, ladder.fused = uses_compiled_kernels(ladder, config, steps), False
         with torch.autocast(device, torch.bfloat16, enabled=low):
             built = wanted and ladder.fuse()
-        kernels = load(torch.bfloat16 if low else torch.float32) if built else None
+        kernels = load(torch.bfloat16 if low else torch.float32) if built and device == "cpu" else None
         if kernels is not None and isinstance(optimizer, Adam) and len(optimizer.param_groups) == 1:
             copies = stack.enter_context(low_precision_weights(ladder, torch.bfloat16)) if low else {}
             stack.enter_context(optimizer.compiled(kernels, copies))
+        convolutional = device == "cuda" and any(len(shape) > 1 for shape in ladder.shapes)
+        if convolutional and not torch.backends.cudnn.deterministic:
+            stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+            torch.backends.cudnn.benchmark = True  # measures which convolution is the fastest, once for each shape
         yield lambda: torch.autocast(device, torch.bfloat16, enabled=low)
 
 
