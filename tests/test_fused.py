@@ -25,10 +25,10 @@ class SharedNoise:
     def draw(self, like, std, generator):
         seed = like.shape[0] * 1000 + like.shape[1]
         noise = torch.randn(like.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        return (std * noise).to(like.dtype)
+        return (std * noise).to(like)
 
 
-def both(widths, rows, *, dtype=torch.float64, low=False, activation=nn.ReLU, seed=0, steps=1, **options):
+def both(widths, rows, *, dtype=torch.float64, low=False, activation=nn.ReLU, seed=0, steps=1, device="cpu", **options):
     """Costs, gradients and running statistics, with torch's operations and with the kernels."""
     results = []
     for fused in (False, True):
@@ -40,16 +40,16 @@ def both(widths, rows, *, dtype=torch.float64, low=False, activation=nn.ReLU, se
         ladder = Ladder(
             encoder, corruption=SharedNoise(), generator=generator, **options | {"denoising_weights": weights}
         )
-        ladder.to(dtype)
+        ladder.to(device, dtype)
         with torch.no_grad():
             for parameter in ladder.parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(0.3 * noise.to(dtype))
+                parameter.add_(0.3 * noise.to(parameter))
         x_labeled, x_unlabeled = (
-            torch.randn(count, widths[0], generator=generator, dtype=torch.float64).to(dtype) for count in rows
+            torch.randn(count, widths[0], generator=generator, dtype=torch.float64).to(device, dtype) for count in rows
         )
-        y = torch.arange(rows[0]) % widths[-1]
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        y = torch.arange(rows[0], device=device) % widths[-1]
+        with torch.autocast(device, torch.bfloat16, enabled=low):
             assert not fused or ladder.fuse()
             for _ in range(steps):
                 ladder.zero_grad()

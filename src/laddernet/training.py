@@ -432,10 +432,6 @@ def step_context(
         if kernels is not None and isinstance(optimizer, Adam) and len(optimizer.param_groups) == 1:
             copies = stack.enter_context(low_precision_weights(ladder, torch.bfloat16)) if low else {}
             stack.enter_context(optimizer.compiled(kernels, copies))
-        convolutional = device == "cuda" and any(len(shape) > 1 for shape in ladder.shapes)
-        if convolutional and not torch.backends.cudnn.deterministic:
-            stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-            torch.backends.cudnn.benchmark = True  # measures which convolution is the fastest, once for each shape
         yield lambda: torch.autocast(device, torch.bfloat16, enabled=low)
 
 
