@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # scikit-learn skips two of its checks without it.
 export SCIPY_ARRAY_API = 1
 
-.PHONY: demo test test-all lint bench faults clean
+.PHONY: demo test test-all lint bench faults results clean
 
 # The main job on embedded data: 50 labelled digits of 1200, beside the supervised-only network.
 demo: $(READY)
@@ -32,6 +32,10 @@ bench: $(READY)
 # Put each known fault into a copy of the source, and see its test fail.
 faults: $(READY)
 	"$(BIN)/python" tools/faults.py
+
+# The tables of results in docs/results.md and the README, from the files in results/.
+results: $(READY)
+	"$(BIN)/python" tools/results.py
 
 $(READY): pyproject.toml constraints.txt
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "laddernet needs Python 3.11 or later; name one with make PYTHON=...")'

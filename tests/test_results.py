@@ -1,0 +1,113 @@
+"""The tables of results are what the files in results/ say (`make results`)."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from laddernet.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+results = runpy.run_path(str(ROOT / "tools/results.py"))
+Row = results["Row"]
+
+
+def row(*errors, name="mnist-100", **others):
+    entry = {"precision": "float32", "machine": "NVIDIA H200", "seconds": 100.0, **others}
+    return Row(RECIPES[name], tuple({"seed": seed, "test_error": error, **entry} for seed, error in enumerate(errors)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("mnist-100", "digits-50"):
+        seeds = [{**entry, "seed": 9 - entry["seed"]} for entry in row(1.0, 1.5, 0.8).seeds]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"recipe": name, "seeds": seeds}))
+    return tmp_path
+
+
+def test_the_page_and_the_readme_agree_with_the_files():
+    rows = results["read"](ROOT / "results")
+    assert rows
+    again = "results/ says otherwise: make results"
+    assert (ROOT / "docs/results.md").read_text(encoding="utf-8") == results["page"](rows), again
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == results["in_readme"](readme, rows), again
+
+
+def test_figures_are_those_of_the_seeds():
+    errors = [1.0, 1.5, 0.8, 1.1]
+    made = row(*errors)
+    assert made.mean == pytest.approx(np.mean(errors))
+    assert made.std == pytest.approx(np.std(errors, ddof=1))
+    expected = stats.t.interval(0.95, 3, np.mean(errors), stats.sem(errors))
+    assert made.interval == pytest.approx(expected)
+    assert made.at_most == pytest.approx(1.06 + 2 * 0.37 / 2)
+    cells = results["table"]([made]).splitlines()[-1].split(" | ")
+    assert cells[3:] == ["4", "1.10 ± 0.29", "1.05", "0.63 to 1.57", "1.06 ± 0.37", "1.43", "yes |"]
+
+
+def test_a_row_holds_up_to_twice_the_papers_deviation_and_not_beyond():
+    ends = [results["table"]([row(*[error] * 4)]).rstrip().split(" | ")[-1] for error in (1.43, 1.44)]
+    assert ends == ["yes |", "no |"]
+    assert "too few" in results["table"]([row(0.9, 0.8)])
+
+
+def test_a_single_seed_has_no_spread():
+    made = row(2.0)
+    assert made.std is made.interval is None
+    cells = results["table"]([replace(made, recipe=RECIPES["digits-50"])]).splitlines()[-1].split(" | ")
+    assert cells[3:6] == ["1", "2.00", "2.00"]
+
+
+def test_figures_without_a_deviation_are_not_judged():
+    assert row(1.0, 1.1, 1.2, name="mnist-100-bottom").at_most is None
+
+
+def test_the_interval_does_not_go_below_zero():
+    assert row(0.89, 2.15).interval[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [([0], "0"), ([2, 0, 1], "0-2"), ([5, 1, 2, 9], "1-2,5,9"), ([1, 3], "1,3")]
+)
+def test_seeds_are_named_as_the_command_takes_them(numbers, expected):
+    assert results["ranges"](numbers) == expected
+
+
+def test_the_command_names_the_machine_and_precision():
+    assert row(1.0, 1.1).command == "laddernet reproduce mnist-100 --seeds 0-1 --device cuda"
+    low = row(1.0, machine="AMD EPYC, 1 threads", precision="bfloat16")
+    assert low.command == "laddernet reproduce mnist-100 --seeds 0 --precision bfloat16"
+
+
+def test_seconds_are_a_seeds_own_share():
+    assert row(1.0, 1.1, together=2).cost == "50 s, NVIDIA H200, float32"
+    assert row(1.0).cost == "100 s, NVIDIA H200, float32"
+
+
+def test_the_page_has_every_seed_in_order_and_what_is_missing(folder):
+    page = results["page"](results["read"](folder))
+    assert "--seeds 7-9 --device cuda`: 0.80, 1.50, 1.00." in page
+    missing = page.split("Not run yet: ")[1]
+    assert "`mnist-50`" in missing
+    assert "`mnist-100`," not in missing
+    for name in RECIPES:
+        assert f"`{name}`" in page
+
+
+def test_the_readme_shows_the_papers_rows_in_its_place(folder):
+    rows = results["read"](folder)
+    text = f"above\n{results['BEGIN']}\nold\n{results['END']}\nbelow\n"
+    made = results["in_readme"](text, rows)
+    assert made.startswith("above\n")
+    assert made.endswith("\nbelow\n")
+    assert "old" not in made
+    assert "| `mnist-100` | 100 | 3 | 1.10 ± 0.36 | 1.06 ± 0.37 |" in made
+    assert "digits-50" not in made
+    assert results["in_readme"](made, rows) == made
+    with pytest.raises(ValueError, match="no place for the table"):
+        results["in_readme"]("no mark", rows)

@@ -1,0 +1,182 @@
+"""Make docs/results.md, and the table of the README, from the files in results/. Usage: python tools/results.py."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t
+
+from laddernet.recipes import RECIPES, Recipe
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- made by make results -->", "<!-- end of what make results made -->"
+GROUPS = {
+    "MNIST, nothing known about images": lambda r: r.dataset == "mnist" and not r.network,
+    "MNIST, convolutional networks": lambda r: r.dataset == "mnist" and bool(r.network),
+    "CIFAR-10": lambda r: r.dataset == "cifar10",
+    "Digits, which come with scikit-learn (8 x 8 pixels)": lambda r: r.dataset == "digits",
+}
+FEWEST = 3
+"""Seeds that a row needs to be judged by."""
+INTRODUCTION = """\
+# Results
+
+Test errors in percent of every recipe that was run, made by `make results` from the files in
+[results](../results), which have each seed's precision, commit, versions, machine and seconds. A seed chooses the
+labelled rows, the starting weights, the batches and the noise. The standard deviation is that of the seeds (n - 1), the
+interval is Student's for their mean. The paper's figures are its mean ± standard deviation; a star marks those not
+confirmed against the paper itself. *At most* is the paper's mean plus twice its standard deviation over the root of our
+n: where our mean of three seeds or more is no larger, the row holds.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe and its seeds, as a results file has them."""
+
+    recipe: Recipe
+    seeds: tuple[dict[str, Any], ...]
+
+    @property
+    def errors(self) -> list[float]:
+        return [entry["test_error"] for entry in self.seeds]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.errors)
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.errors) if len(self.errors) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's, 95 %, for the mean."""
+        if self.std is None:
+            return None
+        n = len(self.errors)
+        half = float(t.ppf(0.975, n - 1)) * self.std / math.sqrt(n)
+        return max(self.mean - half, 0.0), self.mean + half
+
+    @property
+    def at_most(self) -> float | None:
+        """What the mean may be for the paper's row to hold; None where the paper has no standard deviation."""
+        mean, sign, std = self.recipe.paper.partition("±")
+        return float(mean) + 2 * float(std) / math.sqrt(len(self.errors)) if sign else None
+
+    @property
+    def command(self) -> str:
+        precisions, machines = ({entry[key] for entry in self.seeds} for key in ("precision", "machine"))
+        words = ["laddernet reproduce", self.recipe.name, "--seeds", ranges(entry["seed"] for entry in self.seeds)]
+        words += ["--device cuda"] if all("NVIDIA" in machine for machine in machines) else []
+        words += ["--precision bfloat16"] if precisions == {"bfloat16"} else []
+        return " ".join(words)
+
+    @property
+    def cost(self) -> str:
+        """Median seconds of a seed, by machine and precision."""
+        by_machine: dict[tuple[str, str], list[float]] = {}
+        for entry in self.seeds:
+            seconds = entry["seconds"] / entry.get("together", 1)
+            by_machine.setdefault((entry["machine"], entry["precision"]), []).append(seconds)
+        return "; ".join(
+            f"{statistics.median(seconds):,.0f} s, {machine}, {precision}"
+            for (machine, precision), seconds in by_machine.items()
+        )
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as the command line takes them, such as 0-2,5."""
+    parts = []
+    for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        values = [value for _, value in run]
+        parts.append(f"{values[0]}" if len(values) == 1 else f"{values[0]}-{values[-1]}")
+    return ",".join(parts)
+
+
+def read(folder: Path) -> list[Row]:
+    """All recipes that have results, in the recipes' order."""
+    rows = []
+    for recipe in RECIPES.values():
+        path = folder / f"{recipe.name}.json"
+        if path.exists():
+            seeds = json.loads(path.read_text(encoding="utf-8"))["seeds"]
+            rows.append(Row(recipe, tuple(sorted(seeds, key=lambda entry: entry["seed"]))))
+    return rows
+
+
+def spread(row: Row) -> str:
+    return f"{row.mean:.2f}" if row.std is None else f"{row.mean:.2f} ± {row.std:.2f}"
+
+
+def page(rows: list[Row]) -> str:
+    """The text of docs/results.md."""
+    parts = [INTRODUCTION]
+    for title, belongs in GROUPS.items():
+        here = [row for row in rows if belongs(row.recipe)]
+        missing = [r.name for r in RECIPES.values() if belongs(r) and r.name not in {row.recipe.name for row in rows}]
+        parts.append(f"## {title}\n")
+        if here:
+            parts.append(table(here))
+            parts.append("".join(f"- {each(row)}\n" for row in here))
+        if missing:
+            parts.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.\n")
+    return "\n".join(parts)
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "| recipe | labels | epochs | n | mean ± std | median | 95 % interval | paper | at most | holds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        interval = "" if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}"
+        enough = row.at_most is not None and len(row.errors) >= FEWEST
+        holds = "" if row.at_most is None else "too few" if not enough else "yes" if row.mean <= row.at_most else "no"
+        cells = (
+            f"`{row.recipe.name}`", row.recipe.labels or "all", row.recipe.max_epochs, len(row.errors), spread(row),
+            f"{statistics.median(row.errors):.2f}", interval, row.recipe.paper,
+            "" if row.at_most is None else f"{row.at_most:.2f}", holds,
+        )  # fmt: skip
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def each(row: Row) -> str:
+    """Every seed, the command and the time."""
+    seeds = ", ".join(f"{error:.2f}" for error in row.errors)
+    return f"`{row.command}`: {seeds}. A seed: {row.cost}."
+
+
+def summary(rows: list[Row]) -> str:
+    """The README's table: the rows that the paper has."""
+    lines = ["| recipe | labels | n | test error, % | paper |", "| --- | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        cells = (f"`{row.recipe.name}`", row.recipe.labels or "all", len(row.errors), spread(row), row.recipe.paper)
+        if row.recipe.paper:
+            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def in_readme(text: str, rows: list[Row]) -> str:
+    """The README with the table in its place."""
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"README.md has no place for the table: {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n\n{summary(rows)}\n{END}{after}"
+
+
+def main() -> None:
+    rows, readme = read(ROOT / "results"), ROOT / "README.md"
+    (ROOT / "docs/results.md").write_text(page(rows), encoding="utf-8")
+    readme.write_text(in_readme(readme.read_text(encoding="utf-8"), rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
