@@ -66,7 +66,7 @@ def main() -> None:
     table = Table("network", "precision", "compiled, ms", "torch, ms", "GB")
     found = []
     for name in (*NETWORKS, TOGETHER):
-        for precision in ("float32", "bfloat16"):
+        for precision in ("float32", "tf32", "bfloat16"):
             record: dict[str, object] = {"network": name, "precision": precision}
             for kernels in ("compiled", "torch"):
                 torch.cuda.reset_peak_memory_stats()

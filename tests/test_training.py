@@ -24,6 +24,7 @@ from laddernet.training import (
     resolve_precision,
     step_context,
     steps_per_epoch,
+    tensor_cores,
     train,
     uses_compiled_kernels,
 )
@@ -244,6 +245,21 @@ def test_auto_is_float32_for_small_ladders_and_what_is_fast_for_large_ones():
     assert resolve_precision("auto", large) == ("bfloat16" if has_fast_bfloat16(cpu_capabilities()) else "float32")
     assert resolve_precision("bfloat16", small) == "bfloat16"
     assert resolve_precision("auto", large.double()) == "float64"
+    with pytest.raises(ValueError, match="precision='tf32' is for CUDA devices"):
+        resolve_precision("tf32", small)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("tf32", "tf32"), ("float32", "ieee"), ("bfloat16", "ieee")])
+def test_tensor_cores_are_for_float32_products_where_asked_for_alone(precision, expected):
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        with tensor_cores(precision):
+            assert matmul.fp32_precision == expected
+        assert matmul.fp32_precision == "ieee"
+    finally:
+        matmul.fp32_precision = before
 
 
 class Recorder(Callback):
@@ -435,7 +451,7 @@ def test_a_cost_that_is_not_finite_stops_the_run():
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
         ({"decay_start": 1.5}, "decay_start must be between 0 and 1"),
-        ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, float64"),
+        ({"precision": "int8"}, "precision must be one of auto, float32, tf32, bfloat16, float64"),
         ({"kernels": "cuda"}, "kernels must be one of auto, compiled, torch"),
         ({"patience": 0}, "patience must be at least 1"),
     ],

@@ -85,7 +85,7 @@ DataDir = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or another torch device.")]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16", "float64"],
+    Literal["auto", "float32", "tf32", "bfloat16", "float64"],
     typer.Option(help="Of the matrix products; auto is float32."),
 ]
 Variant = Literal["full", "gamma", "bottom", "baseline"]

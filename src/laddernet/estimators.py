@@ -765,9 +765,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         Whether `fit` starts from the fitted network's weights, scaling and classes where there is one.
     device : str
         "auto" (a CUDA device where there is one, else the CPU), or a torch device's name.
-    precision : {"auto", "float32", "bfloat16", "float64"}
-        Of the matrix products in training. "auto" is bfloat16 for a network of 300,000 weights or more on a CPU that
-        multiplies bfloat16 faster than float32, else float32.
+    precision : {"auto", "float32", "tf32", "bfloat16", "float64"}
+        Of the matrix products in training; "tf32" on a GPU alone. "auto" is bfloat16 for a network of 300,000 weights
+        or more on a CPU that multiplies bfloat16 faster than float32, else float32.
     random_state : int, RandomState or None
         Fixes the starting weights, batches, noise and hold-out.
     verbose : bool

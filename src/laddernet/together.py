@@ -26,6 +26,7 @@ from laddernet.training import (
     record_of,
     resolve_precision,
     steps_per_epoch,
+    tensor_cores,
     uses_compiled_kernels,
     uses_cuda_graph,
 )
@@ -103,7 +104,8 @@ def train_together(
         ladder.eval()  # running statistics would be of no use: the exact ones follow
     parameters, buffers = stack_module_state(list(ladders))
     base = copy.copy(ladders[0])
-    low = resolve_precision(config.precision, base) == "bfloat16"
+    precision = resolve_precision(config.precision, base)
+    low = precision == "bfloat16"
     per_epoch = steps_per_epoch(len(x), config.batch_size)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
         wanted = uses_compiled_kernels(base, config, config.epochs * per_epoch)
@@ -142,15 +144,16 @@ def train_together(
     histories: list[list[EpochRecord]] = [[] for _ in ladders]
     callback.on_train_begin(config.epochs, per_epoch)
     try:
-        for epoch in range(1, config.epochs + 1):
-            started = time.perf_counter()
-            sums.zero_()
-            run(epoch, batches, lambda step: config.learning_rate * decay(step), callback.on_step_end)
-            learning_rate = float(optimizer.param_groups[0]["lr"])
-            for ladder, history, means in zip(ladders, histories, (sums / per_epoch).tolist(), strict=True):
-                history.append(record_of(epoch, means, learning_rate, ladder))
-                history[-1]["seconds"] = time.perf_counter() - started
-            callback.on_epoch_end(histories[0][-1])
+        with tensor_cores(precision):
+            for epoch in range(1, config.epochs + 1):
+                started = time.perf_counter()
+                sums.zero_()
+                run(epoch, batches, lambda step: config.learning_rate * decay(step), callback.on_step_end)
+                learning_rate = float(optimizer.param_groups[0]["lr"])
+                for ladder, history, means in zip(ladders, histories, (sums / per_epoch).tolist(), strict=True):
+                    history.append(record_of(epoch, means, learning_rate, ladder))
+                    history[-1]["seconds"] = time.perf_counter() - started
+                callback.on_epoch_end(histories[0][-1])
     finally:
         callback.on_train_end()
         optimizer.zero_grad()

@@ -42,8 +42,8 @@ LEAST_IMPROVEMENT = 1e-3
 Kernels = Literal["auto", "compiled", "torch"]
 KERNELS: tuple[Kernels, ...] = ("auto", "compiled", "torch")
 
-Precision = Literal["auto", "float32", "bfloat16", "float64"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16", "float64")
+Precision = Literal["auto", "float32", "tf32", "bfloat16", "float64"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "tf32", "bfloat16", "float64")
 
 
 class EpochRecord(TypedDict):
@@ -119,8 +119,10 @@ class TrainingConfig:
     repeat_labels : bool
         Where the labelled rows are fewer than a batch, take each as often as fits into one, every time with its own
         noise. Not in the paper; see docs/tables.md.
-    precision : {"auto", "float32", "bfloat16", "float64"}
-        Of the matrix products; all else stays in the ladder's own type. For "auto" see `resolve_precision`.
+    precision : {"auto", "float32", "tf32", "bfloat16", "float64"}
+        Of the matrix products; all else stays in the ladder's own type. "tf32" is float32 with products of 10 bits of
+        mantissa, which NVIDIA's tensor cores make; torch takes them for convolutions in any case. For "auto" see
+        `resolve_precision`.
     kernels : {"auto", "compiled", "torch"}
         "torch" makes each step by torch's operations; "compiled" uses compiled kernels on the CPU (see `Ladder.fuse`)
         and a CUDA graph on a GPU; "auto" does so where the run is long enough to gain by it (see `COMPILED_WORK`).
@@ -193,11 +195,13 @@ def _is_small(ladder: Ladder) -> bool:
 
 
 def resolve_precision(precision: Precision, ladder: Ladder) -> Precision:
-    """Return what "auto" stands for; other precisions stand for themselves.
+    """Return what "auto" stands for; other precisions stand for themselves, "tf32" on a CUDA device alone.
 
     It is bfloat16 for a float32 ladder on a CPU that multiplies bfloat16 natively and faster than float32, where the
     ladder is large enough to gain by it, else float32. The results are as good; see docs/performance.md.
     """
+    if precision == "tf32" and ladder.steps.device.type != "cuda":
+        raise ValueError("precision='tf32' is for CUDA devices: use 'float32', 'bfloat16' or 'auto' here.")
     if precision != "auto":
         return precision
     if next(ladder.parameters()).dtype == torch.float64:
@@ -414,6 +418,20 @@ def uses_cuda_graph(device: torch.device, config: TrainingConfig, steps: int, co
 
 
 @contextmanager
+def tensor_cores(precision: Precision) -> Iterator[None]:
+    """Let products of float32 matrices be made in TF32 while the context lasts, if that is the precision."""
+    settings: Any = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    try:
+        if precision == "tf32":
+            settings.fp32_precision = "tf32"
+        yield
+    finally:
+        if precision == "tf32":
+            settings.fp32_precision = before
+
+
+@contextmanager
 def step_context(
     ladder: Ladder, optimizer: torch.optim.Optimizer, config: TrainingConfig, *, steps: int
 ) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
@@ -421,9 +439,11 @@ def step_context(
 
     Yields what the costs of each step are computed under: ``with autocast(): costs = ladder(...)``.
     """
-    device, low = ladder.steps.device.type, resolve_precision(config.precision, ladder) == "bfloat16"
+    precision = resolve_precision(config.precision, ladder)
+    device, low = ladder.steps.device.type, precision == "bfloat16"
     before = ladder.fused
     with ExitStack() as stack:
+        stack.enter_context(tensor_cores(precision))
         stack.callback(setattr, ladder, "fused", before)
         wanted, ladder.fused = uses_compiled_kernels(ladder, config, steps), False
         with torch.autocast(device, torch.bfloat16, enabled=low):
