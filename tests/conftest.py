@@ -78,6 +78,7 @@ class Case:
         activation=nn.ReLU,
         seed=0,
         fused=False,
+        **ablation,
     ):
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
@@ -90,6 +91,7 @@ class Case:
             combinator=combinator,
             task=task,
             supervised_path=supervised_path,
+            **ablation,
         ).double()
         with torch.no_grad():
             for parameter in self.ladder.parameters():
@@ -113,6 +115,7 @@ class Case:
             combinator=combinator,
             task=task,
             supervised_path=supervised_path,
+            **ablation,
             activation={nn.ReLU: oracle.relu, nn.Tanh: np.tanh, nn.Sigmoid: oracle.sigmoid}[activation],
         )
         self.parameters = parameters_of(self.ladder)

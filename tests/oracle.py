@@ -273,6 +273,8 @@ class Problem:
     combinator: str = "gaussian"
     task: str = "classification"
     supervised_path: str = "noisy"
+    detach_targets: bool = False
+    joint_statistics: bool = False
     activation: Callable[[Array], Array] = relu
     maps: dict[int, Any] = field(default_factory=dict)
     activations: dict[int, Callable[[Array], Array]] = field(default_factory=dict)
@@ -309,16 +311,48 @@ def supervised_cost(problem: Problem, logits: Array) -> Array:
     return -(y * np.log(sigmoid(logits)) + (1 - y) * np.log(1 - sigmoid(logits))).sum() / y.size
 
 
+def encode_streams(p: Parameters, problem: Problem):
+    """The labelled, unlabelled-noisy and unlabelled-clean stream, each with its own statistics."""
+    return (
+        encode(p, problem, problem.x_labeled, problem.noise_labeled if problem.supervised_path == "noisy" else None),
+        encode(p, problem, problem.x_unlabeled, problem.noise_unlabeled),
+        encode(p, problem, problem.x_unlabeled, None),
+    )
+
+
+def encode_jointly(p: Parameters, problem: Problem):
+    """The same with the statistics of all rows together, those of a clean stream where a cost above the input needs it.
+
+    What is given as z_pre of the clean stream are the rows that its statistics are those of: all.
+    """
+    x, noise = [problem.x_labeled], [problem.noise_labeled]
+    if problem.supervised_path == "clean":
+        noise = [[np.zeros_like(values) for values in problem.noise_labeled]]
+    if any(problem.weights):
+        x, noise = [*x, problem.x_unlabeled], [*noise, problem.noise_unlabeled]
+    if any(problem.weights[1:]):
+        x, noise = [*x, problem.x_unlabeled], [*noise, [np.zeros_like(values) for values in problem.noise_unlabeled]]
+    together = [np.concatenate(values) for values in zip(*noise, strict=True)]
+    z, z_pre, h, logits = encode(p, problem, np.concatenate(x), together)
+    ends = np.cumsum([len(rows) for rows in x])
+
+    def stream(i: int):
+        if i >= len(x):  # the input itself is all that is compared
+            return {0: problem.x_unlabeled}, {}, {}, None
+        rows = slice(ends[i] - len(x[i]), ends[i])
+        return {k: v[rows] for k, v in z.items()}, z_pre, {k: v[rows] for k, v in h.items()}, logits[rows]
+
+    return stream(0), stream(1), stream(2)
+
+
 def costs(p: Parameters, problem: Problem) -> tuple[Array, Array, list[Array | None]]:
     """Total, supervised, and one denoising cost a layer (None where its weight is 0)."""
     top = max(p.W)
-    noise = problem.noise_labeled if problem.supervised_path == "noisy" else None
-    *_, logits = encode(p, problem, problem.x_labeled, noise)
-    supervised = supervised_cost(problem, logits)
+    labeled, noisy, clean = encode_jointly(p, problem) if problem.joint_statistics else encode_streams(p, problem)
+    supervised = supervised_cost(problem, labeled[3])
     denoising: list[Array | None] = [None] * (top + 1)
     if any(problem.weights):
-        z_noisy, _, h_noisy, _ = encode(p, problem, problem.x_unlabeled, problem.noise_unlabeled)
-        z_clean, z_pre_clean, _, _ = encode(p, problem, problem.x_unlabeled, None)
+        (z_noisy, _, h_noisy, _), (z_clean, z_pre_clean, _, _) = noisy, clean
         z_hat = h_noisy[top]
         for layer in range(top, -1, -1):
             if layer not in p.a:
@@ -333,8 +367,11 @@ def costs(p: Parameters, problem: Problem) -> tuple[Array, Array, list[Array | N
                 compared = z_hat
                 if layer > 0:
                     mean, var = statistics(z_pre_clean[layer])
+                    if problem.detach_targets:
+                        mean, var = mean.real, var.real
                     compared = (z_hat - mean) / np.sqrt(var + EPSILON)
-                denoising[layer] = ((z_clean[layer] - compared) ** 2).sum() / compared.size
+                target = z_clean[layer].real if problem.detach_targets else z_clean[layer]
+                denoising[layer] = ((target - compared) ** 2).sum() / compared.size
     total = supervised
     for weight, cost in zip(problem.weights, denoising, strict=True):
         if cost is not None:

@@ -40,7 +40,7 @@ def run(tmp_path):
         lambda: fitted(y=np.array(["a", "bb", None], dtype=object)[Y]),
         lambda: fitted(X=pd.DataFrame(X, columns=list("abcd"))),
         lambda: fitted(variant="gamma", noise_std=(0.1, 0.2, 0.3, 0.4), denoising_weights=(1, 2, 3, 4)),
-        lambda: fitted(precision="float64", combinator="amlp"),
+        lambda: fitted(precision="float64", combinator="amlp", ladder_options={"joint_statistics": True}),
         lambda: fitted(LadderRegressor, y=X[:, 0] * 3),
         lambda: fitted(random_state=np.random.RandomState(0)),
     ],

@@ -443,6 +443,11 @@ def test_early_stopping_holds_out_unlabelled_rows_too_and_the_baseline_has_no_de
         ({"input_scaling": "yes"}, "input_scaling must be one of"),
         ({"device": "toaster"}, "device 'toaster' cannot be used here"),
         ({"precision": "half"}, "precision must be one of"),
+        ({"precision": "tf32", "device": "cpu"}, "precision='tf32' is for CUDA devices"),
+        (
+            {"ladder_options": {"detach": True}},
+            "ladder_options has 'detach'; known are detach_targets, joint_statistics",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -693,3 +698,9 @@ def test_regression_validation_error_is_in_the_targets_units():
 def test_bad_targets_are_refused(y, message):
     with pytest.raises(ValueError, match=message):
         small(LadderRegressor).fit(DIABETES_X, y)
+
+
+def test_ladder_options_reach_the_ladder():
+    model = small(ladder_options={"supervised_path": "clean", "detach_targets": True}).fit(IRIS_X, few(IRIS_Y))
+    assert (model.ladder_.supervised_path, model.ladder_.detach_targets) == ("clean", True)
+    assert not model.ladder_.joint_statistics

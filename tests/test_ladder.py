@@ -29,6 +29,13 @@ SETTINGS = [
     {"weights": (0.0, 2.0, 0.0, 0.0)},
     {"weights": (0.0, 0.0, 0.0, 3.0)},
     {"weights": (0.5, 0.0, 3.0, 0.0)},
+    {"detach_targets": True},
+    {"detach_targets": True, "weights": (0.5, 0.0, 3.0, 0.0)},
+    {"joint_statistics": True},
+    {"joint_statistics": True, "variant": "bottom"},
+    {"joint_statistics": True, "variant": "baseline"},
+    {"joint_statistics": True, "weights": (0.0, 2.0, 0.0, 0.0), "supervised_path": "clean"},
+    {"joint_statistics": True, "detach_targets": True, "labeled": 4, "unlabeled": 11},
     {"widths": (3, 4), "weights": (1.0, 2.0)},
     {"widths": (4, 5, 6, 3, 4, 2), "weights": (3.0, 1.0, 0.5, 0.2, 0.1, 0.1)},
 ]

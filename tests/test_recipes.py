@@ -45,6 +45,28 @@ def test_the_papers_settings(name):
     assert ladder.denoising_weights == weights  # the variant takes nothing away
 
 
+def test_an_ablation_changes_one_thing_of_a_shorter_run():
+    reference, full = RECIPES["ablation-none"], RECIPES["mnist-100"]
+    same = ("max_epochs", "name", "paper", "ablation")
+    assert {f: v for f, v in vars(reference).items() if f not in same} == {
+        f: v for f, v in vars(full).items() if f not in same
+    }
+    assert reference.max_epochs == 20
+    changes = {
+        name: [field for field, value in vars(recipe).items() if value != getattr(reference, field)]
+        for name, recipe in RECIPES.items()
+        if recipe.ablation and recipe is not reference
+    }
+    assert len(changes) == 11
+    for name, changed in changes.items():
+        assert name.startswith("ablation-")
+        assert len(set(changed) - {"name", "ablation"}) == 1, name
+        LadderClassifier(**RECIPES[name].settings())
+    assert RECIPES["ablation-clean-path"].settings()["ladder_options"] == {"supervised_path": "clean"}
+    assert RECIPES["ablation-amlp"].settings()["combinator"] == "amlp"
+    assert not {"ladder_options", "combinator", "labeled_statistics"} & set(full.settings())
+
+
 # Network, labels, weights, noise of the ladder and of its baseline, epochs, decay, and those of the baseline.
 CONVOLUTIONAL = {
     "mnist-100-conv-fc": ("conv_fc", 100, (1000, 10, *[0.1] * 6), (0.3, *[0.45] * 7), (150, 2 / 3), (20, 0.5)),

@@ -3,10 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from laddernet.checkpoints import load_run, save_run
-from laddernet.data import Dataset, missing_files
+from laddernet.data import Dataset, hide_labels, load, missing_files
 from laddernet.errors import RunError
+from laddernet.normalization import Statistics
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, run_recipe, seeds_at_once
 
@@ -45,6 +47,23 @@ def test_the_same_seed_gives_the_same_result(tmp_path):
     errors = [run(tmp_path / str(i), 0)["test_error"] for i in range(2)]
     assert errors[0] == errors[1]
     assert run(tmp_path, 0)["cost"] != run(tmp_path, 1)["cost"]
+
+
+def test_a_recipe_may_be_tested_with_the_labelled_rows_statistics(tmp_path):
+    recipe = replace(QUICK, labeled_statistics=True)
+    data = load("digits", seed=0)
+    usual, labeled = (run_recipe(r, data, seed=0, machine=Machine(device="cpu")).model for r in (QUICK, recipe))
+    rows = torch.from_numpy(data.x_train[hide_labels(data.y_train, 50, seed=0) >= 0].astype(np.float32))
+    first = labeled.ladder_.network[0]
+    statistics = [(module.mean, module.var) for module in first.modules() if isinstance(module, Statistics)][0]
+    z_pre = rows @ next(first.parameters()).T
+    torch.testing.assert_close(statistics[0], z_pre.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(statistics[1], z_pre.var(0, correction=0), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(labeled.ladder_.parameters(), usual.ladder_.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)  # training is the same
+    run(tmp_path, 0, recipe)
+    with pytest.raises(RunError, match="with other settings"):
+        run(tmp_path, 1)
 
 
 OTHER_FILES = ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "quick", "seeds": []}']

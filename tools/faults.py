@@ -108,8 +108,8 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "ladder.py",
-                "z = [stream.z for stream in normalized]",
-                "z = list(torch.split(batch_normalize(z_pre).z, sizes))",
+                "return [stream.z for stream in normalized], normalized[-1]",
+                "return list(torch.split(batch_normalize(z_pre).z, sizes)), normalized[-1]",
             )
         ],
     ),

@@ -16,7 +16,7 @@ from laddernet.recipes import RECIPES, Recipe
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- made by make results -->", "<!-- end of what make results made -->"
 GROUPS = {
-    "MNIST, nothing known about images": lambda r: r.dataset == "mnist" and not r.network,
+    "MNIST, nothing known about images": lambda r: r.dataset == "mnist" and not (r.network or r.ablation),
     "MNIST, convolutional networks": lambda r: r.dataset == "mnist" and bool(r.network),
     "CIFAR-10": lambda r: r.dataset == "cifar10",
     "Digits, which come with scikit-learn (8 x 8 pixels)": lambda r: r.dataset == "digits",
@@ -126,7 +126,30 @@ def page(rows: list[Row]) -> str:
             parts.append("".join(f"- {each(row)}\n" for row in here))
         if missing:
             parts.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.\n")
+    parts.append(ablations({row.recipe.name: row for row in rows}))
     return "\n".join(parts)
+
+
+def ablations(rows: dict[str, Row]) -> str:
+    """What was changed, what came of it, and by how much it is worse than with nothing changed."""
+    reference, *changed = (recipe for recipe in RECIPES.values() if recipe.ablation)
+    lines = [
+        "## What matters: ablations\n",
+        f"`{reference.name}` is the paper's run with {reference.labels} labels in a whole schedule of "
+        f"{reference.max_epochs} epochs; each other recipe changes one thing. *More* is the difference of the means.\n",
+        "| recipe | changed | n | mean ± std | median | more | every seed |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for recipe in (reference, *changed):
+        cells = [f"`{recipe.name}`", recipe.ablation]
+        if row := rows.get(recipe.name):
+            more = f"{row.mean - rows[reference.name].mean:+.2f}" if reference.name in rows else ""
+            seeds = ", ".join(f"{error:.2f}" for error in row.errors)
+            cells += [str(len(row.errors)), spread(row), f"{statistics.median(row.errors):.2f}", more, seeds]
+        else:
+            cells += ["0", "not run", "", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def table(rows: list[Row]) -> str:

@@ -60,6 +60,8 @@ PATIENCE = 10
 MEMORY_ROWS = 2000
 """Labelled rows, at most, that `partial_fit` remembers, the newest first; also how many of the earlier rows the
 statistics for prediction stand for when a new part comes."""
+LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statistics"})
+"""What `ladder_options` may name."""
 _AUTO_STEPS = 1500
 _FEW_COLUMNS = 50
 _PREDICTION_ROWS = 2000
@@ -126,6 +128,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         noise_std: float | Sequence[float] = 0.3,
         denoising_weights: Literal["auto"] | Sequence[float] = "auto",
         combinator: str = "gaussian",
+        ladder_options: Mapping[str, Any] | None = None,
         input_scaling: InputScaling = "auto",
         column_weights: ArrayLike | None = None,
         learning_rate: float = 0.01,
@@ -149,6 +152,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.noise_std = noise_std
         self.denoising_weights = denoising_weights
         self.combinator = combinator
+        self.ladder_options = ladder_options
         self.input_scaling = input_scaling
         self.column_weights = column_weights
         self.learning_rate = learning_rate
@@ -569,8 +573,13 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {weights!r}.")
             layers = count_rungs(encoder, self.rungs, self.input_shape_)
             weights = self.scaling_.weigh(default_weights(self.variant, layers))
+        options = self.ladder_options or {}
+        if unknown := set(options) - LADDER_OPTIONS:
+            known = ", ".join(sorted(LADDER_OPTIONS))
+            raise ValueError(f"ladder_options has {', '.join(map(repr, sorted(unknown)))}; known are {known}.")
         ladder = Ladder(
             encoder,
+            **options,
             rungs=self.rungs,
             input_shape=self.input_shape_,
             noise_std=self.noise_std,
@@ -732,6 +741,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         the variant "gamma" 1 at the top.
     combinator : str
         The decoder's element-wise function; a name in `laddernet.combinators.COMBINATORS`.
+    ladder_options : mapping or None
+        Further arguments of `laddernet.Ladder`: `supervised_path`, `detach_targets`, `joint_statistics`.
     input_scaling : {"auto", "pooled", "columns", "none", "whitened"}
         See `laddernet.scaling.Scaling.fit`. With "none" the inputs go into the network as they are. "whitened" is for
         images: each one's contrast normalised, then ZCA whitening, as in the paper's CIFAR-10 runs.
@@ -822,6 +833,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         noise_std: float | Sequence[float] = 0.3,
         denoising_weights: Literal["auto"] | Sequence[float] = "auto",
         combinator: str = "gaussian",
+        ladder_options: Mapping[str, Any] | None = None,
         input_scaling: InputScaling = "auto",
         column_weights: ArrayLike | None = None,
         learning_rate: float = 0.01,
@@ -847,6 +859,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
             noise_std=noise_std,
             denoising_weights=denoising_weights,
             combinator=combinator,
+            ladder_options=ladder_options,
             input_scaling=input_scaling,
             column_weights=column_weights,
             learning_rate=learning_rate,

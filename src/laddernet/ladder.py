@@ -118,6 +118,11 @@ class Ladder(nn.Module):
         Gives the output activation and the supervised cost; see `losses`.
     supervised_path : {"noisy", "clean"}
         Which path the supervised cost comes from. The paper's is "noisy".
+    detach_targets : bool
+        Ablation: no gradient reaches the clean path through what z_hat is compared with. In the paper it does.
+    joint_statistics : bool
+        Ablation: in training all streams are normalised with the statistics of their rows together. In the paper
+        each has its own. There are no compiled kernels for it.
     generator : torch.Generator, optional
         Source of the decoder's starting weights and of all noise. Must be on the device that the ladder runs on.
 
@@ -159,6 +164,8 @@ class Ladder(nn.Module):
         corruption: Corruption | None = None,
         task: TaskName = "classification",
         supervised_path: Literal["noisy", "clean"] = "noisy",
+        detach_targets: bool = False,
+        joint_statistics: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -180,6 +187,8 @@ class Ladder(nn.Module):
         self.variant = variant
         self.task = task
         self.supervised_path = supervised_path
+        self.detach_targets = detach_targets
+        self.joint_statistics = joint_statistics
         self.corruption: Corruption = gaussian if corruption is None else corruption
         self.generator = generator
         self.seed: Tensor | None = None  # of this step's noise, where the kernels draw it
@@ -273,6 +282,7 @@ class Ladder(nn.Module):
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
         running_weight = self._count_step()
+        last_needed = self._highest_target if self._is_chain and not self.joint_statistics else None
         sizes = [len(stream) for stream in streams]
 
         def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
@@ -282,20 +292,18 @@ class Ladder(nn.Module):
                 h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight, seed)
             else:
                 z_pre = as_the_device_likes(z_pre.to(x_labeled.dtype))
-                normalized = [batch_normalize(stream) for stream in torch.split(z_pre, sizes)]
-                z = [stream.z for stream in normalized]
+                z, last, seen = self._normalize_streams(z_pre, sizes)
                 if layer is not None and noisy_supervision:
                     z[0] = self._corrupt(z[0], layer)
                 if layer is not None and self.decoder:
                     z[1] = self._corrupt(z[1], layer)
-                last = normalized[-1]
                 if self.training:
-                    norm.statistics.update(last, running_weight)
+                    norm.statistics.update(seen, running_weight)
                 h = norm.activate(torch.cat(z))
             if layer is not None:
                 z_noisy.extend(z[1:2])
                 clean.extend([last] if len(sizes) == 3 else [])
-            if layer == self._highest_target and len(sizes) == 3 and self._is_chain:  # no cost needs it above
+            if layer == last_needed and len(sizes) == 3:  # no cost needs the clean stream above
                 del sizes[2]
                 h = h[: sum(sizes)]
             return h
@@ -305,6 +313,15 @@ class Ladder(nn.Module):
         with self._visitor.visiting(climb, noisy=noisy, generator=self.generator):
             logits = torch.split(self.network(stacked), sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
+
+    def _normalize_streams(self, z_pre: Tensor, sizes: list[int]) -> tuple[list[Tensor], Normalized, Normalized]:
+        """Return z of each stream, the last one normalised, and the rows whose statistics prediction follows."""
+        if self.joint_statistics:
+            seen = batch_normalize(z_pre)
+            z = list(torch.split(seen.z, sizes))
+            return z, seen._replace(z=z[-1]), seen
+        normalized = [batch_normalize(stream) for stream in torch.split(z_pre, sizes)]
+        return [stream.z for stream in normalized], normalized[-1], normalized[-1]
 
     def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Kernels | None) -> tuple[Tensor | None, ...]:
         """Run the decoder down the unlabelled rows; the denoising cost of each layer, layer 0 first."""
@@ -316,8 +333,11 @@ class Ladder(nn.Module):
             z_noisy = encoded.z_noisy[layer]
             u_pre = down if decoder.map is None else decoder.map(down)
             wanted = self.denoising_weights[layer] > 0
+            compared = encoded.clean[layer - 1] if wanted and layer else None
+            if compared is not None and self.detach_targets:
+                compared = Normalized(*(value.detach() for value in compared))
             if kernels is not None and type(decoder.combinator) is Gaussian:
-                target = Target() if not wanted else Target(*encoded.clean[layer - 1]) if layer else Target(x_clean)
+                target = Target(*compared) if compared is not None else Target(x_clean if wanted else None)
                 is_last = str(layer - 1) not in self.decoder
                 dtype = x_clean.dtype if is_last else product_dtype(x_clean)
                 down, cost = descend(kernels, u_pre, decoder.combinator.a, z_noisy, target, dtype)
@@ -325,11 +345,11 @@ class Ladder(nn.Module):
                 continue
             u = batch_normalize(u_pre.to(z_noisy.dtype)).z if decoder.needs_above else z_noisy
             z_hat = decoder.combinator(z_noisy, u)
-            if wanted and layer == 0:  # compared with the raw input
-                costs[0] = nn.functional.mse_loss(z_hat, x_clean)
-            elif wanted:
-                z_clean, mean, inverse_std = encoded.clean[layer - 1]
+            if compared is not None:
+                z_clean, mean, inverse_std = compared
                 costs[layer] = nn.functional.mse_loss(normalize(z_hat, mean, inverse_std), z_clean)
+            elif wanted:  # compared with the raw input
+                costs[0] = nn.functional.mse_loss(z_hat, x_clean)
             down = z_hat
         return tuple(costs)
 
@@ -386,7 +406,8 @@ class Ladder(nn.Module):
         return in_kernels and self.corruption is gaussian and self._like.dtype == torch.float32
 
     def _kernels(self, like: Tensor) -> Kernels | None:
-        return library(like) if self.fused and hasattr(self.corruption, "draw") else None
+        usable = self.fused and not self.joint_statistics and hasattr(self.corruption, "draw")
+        return library(like) if usable else None
 
     def _rise(
         self,

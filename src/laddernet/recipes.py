@@ -23,6 +23,12 @@ class Recipe:
         Name of the encoder in `networks`; empty for a fully connected one of `hidden_layer_sizes`.
     hidden_layer_sizes, variant, noise_std, denoising_weights, learning_rate, decay_start, batch_size, max_epochs
         As in `LadderClassifier`.
+    combinator, ladder_options
+        As in `LadderClassifier`.
+    labeled_statistics : bool
+        Whether to test with the statistics of the labelled training rows alone, as the original code does.
+    ablation : str
+        What of the algorithm is changed to see whether it matters; empty where nothing is.
     input_scaling : str
         As in `LadderClassifier`; the inputs are pixels in 0..1.
     validation_fraction : float
@@ -52,6 +58,10 @@ class Recipe:
     max_epochs: int
     validation_fraction: float = 0.0
     input_scaling: str = "none"
+    combinator: str = "gaussian"
+    ladder_options: Mapping[str, Any] | None = None
+    labeled_statistics: bool = False
+    ablation: str = ""
     baseline_noise_std: float | tuple[float, ...] = 0.3
     baseline_epochs: int | None = None
     baseline_decay_start: float | None = None
@@ -62,8 +72,11 @@ class Recipe:
 
         Labelled rows are not repeated within a batch, as the paper does not.
         """
-        own = ("name", "dataset", "labels", "network", "paper")
+        own = ("name", "dataset", "labels", "network", "labeled_statistics", "ablation", "paper")
         chosen = {k: v for k, v in asdict(self).items() if k not in own and not k.startswith("baseline_")}
+        for later, usual in _LATER.items():
+            if chosen[later] == usual:
+                del chosen[later]
         if self.network:
             from laddernet import networks
             from laddernet.data import DATASETS
@@ -85,6 +98,8 @@ class Recipe:
         )
 
 
+_LATER = {"combinator": "gaussian", "ladder_options": None}
+"""Settings that came later, which results files name only where they are not the usual ones."""
 _MNIST_LAYERS = (1000, 500, 250, 250, 250)
 _MNIST_BASELINE_NOISE = (0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
 
@@ -125,6 +140,29 @@ def _variants(full: Recipe, *, bottom: float, gamma: float, papers: tuple[str, s
             paper=papers[1],
         ),
         replace(full.baseline(), denoising_weights=(0.0, *zeros), paper=papers[2]),
+    ]
+
+
+def _ablations(full: Recipe) -> list[Recipe]:
+    """Return 20 epochs of a row with something changed in each, and first with nothing."""
+    short = replace(full, max_epochs=20, paper="")
+
+    def changed(name: str, ablation: str, **changes: Any) -> Recipe:
+        return replace(short, name=f"ablation-{name}", ablation=ablation, **changes)
+
+    return [
+        changed("none", "nothing"),
+        changed("sigmoid", "the paper's first combinator", combinator="sigmoid"),
+        changed("linear", "a linear combinator", combinator="linear"),
+        changed("mlp", "an MLP as combinator", combinator="mlp"),
+        changed("amlp", "an augmented MLP as combinator", combinator="amlp"),
+        changed("no-lateral", "no lateral connections", combinator="no_lateral"),
+        changed("lateral-only", "nothing comes down the decoder", combinator="lateral_only"),
+        changed("input-noise", "noise at the input alone", noise_std=(0.3, *[0.0] * 6)),
+        changed("clean-path", "the supervised cost from the clean path", ladder_options={"supervised_path": "clean"}),
+        changed("detached-targets", "no gradient through the targets", ladder_options={"detach_targets": True}),
+        changed("joint-statistics", "one set of statistics for all streams", ladder_options={"joint_statistics": True}),
+        changed("labeled-statistics", "tested with the labelled rows' statistics", labeled_statistics=True),
     ]
 
 
@@ -198,6 +236,7 @@ def _all_recipes() -> dict[str, Recipe]:
         mnist_100,
         *_variants(mnist_100, bottom=5000, gamma=0.5, papers=("1.09*", "3.06*", "21.7*")),
         replace(mnist_100, name="mnist-100-10-epochs", max_epochs=10, paper=""),
+        *_ablations(mnist_100),
         conv_fc,
         _supervised(conv_fc, "mnist-100-conv-fc-baseline", 8),
         replace(conv_fc, name="mnist-100-conv-fc-15-epochs", max_epochs=15, paper=""),
@@ -233,7 +272,9 @@ def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
         Where no recipe has it, the full one's settings with that variant's default weights.
     """
     of_dataset = [
-        r for r in RECIPES.values() if r.dataset == dataset and not r.name.endswith("-epochs") and not r.network
+        r
+        for r in RECIPES.values()
+        if r.dataset == dataset and not (r.name.endswith("-epochs") or r.network or r.ablation)
     ]
     full = [r for r in of_dataset if r.variant == "full"]
     candidates = [r for r in of_dataset if r.variant == variant] or [

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from laddernet import __version__
 from laddernet.data import DATASETS, Dataset, hide_labels, load
@@ -85,8 +86,14 @@ def run_recipe(
     started = time.perf_counter()
     fit_whole(model, data.x_train, labels_for(recipe, data, seed=seed), callback=callback or Callback())
     seconds = time.perf_counter() - started
-    test_error = 100 * (1 - model.score(data.x_test, data.y_test))
-    return Outcome(model=model, test_error=test_error, seconds=seconds)
+    return Outcome(model=model, test_error=_test_error(model, recipe, data, seed), seconds=seconds)
+
+
+def _test_error(model: Any, recipe: Recipe, data: Dataset, seed: int) -> float:
+    if recipe.labeled_statistics:
+        rows = data.x_train[labels_for(recipe, data, seed=seed) >= 0]
+        model.ladder_.calibrate(torch.from_numpy(model.scaling_.apply(rows, np.float32)))
+    return 100 * (1 - float(model.score(data.x_test, data.y_test)))
 
 
 def run_together(
@@ -103,7 +110,7 @@ def run_together(
     labels = [labels_for(recipe, data, seed=seed) for seed in seeds]
     fit_together(models, data.x_train, labels, callback=callback)
     seconds = time.perf_counter() - started
-    errors = [100 * (1 - model.score(data.x_test, data.y_test)) for model in models]
+    errors = [_test_error(model, recipe, data, seed) for model, seed in zip(models, seeds, strict=True)]
     return [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
 
 
@@ -191,8 +198,6 @@ def can_go_together(recipe: Recipe) -> bool:
 
 def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
     """Return how many seeds to train at once: one on the CPU, up to ten on a GPU, as its memory allows."""
-    import torch
-
     from laddernet.estimators import device_of
 
     device = device_of(machine.device)
@@ -213,6 +218,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     chosen = recipe.settings()
     if recipe.network:
         chosen["module"] = recipe.network
+    if recipe.labeled_statistics:
+        chosen["labeled_statistics"] = True
     settings: dict[str, Any] = json.loads(json.dumps({"labels": recipe.labels, **chosen}))
     return settings
 
@@ -271,8 +278,6 @@ def versions() -> dict[str, str]:
 
 def describe_machine(ladder: Ladder) -> str:
     """Return the GPU's name, or the processor's and the number of threads that training uses."""
-    import torch
-
     device = ladder.steps.device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
