@@ -55,10 +55,10 @@ def test_a_recipe_may_be_tested_with_the_labelled_rows_statistics(tmp_path):
     usual, labeled = (run_recipe(r, data, seed=0, machine=Machine(device="cpu")).model for r in (QUICK, recipe))
     rows = torch.from_numpy(data.x_train[hide_labels(data.y_train, 50, seed=0) >= 0].astype(np.float32))
     first = labeled.ladder_.network[0]
-    statistics = [(module.mean, module.var) for module in first.modules() if isinstance(module, Statistics)][0]
+    mean, var = next((module.mean, module.var) for module in first.modules() if isinstance(module, Statistics))
     z_pre = rows @ next(first.parameters()).T
-    torch.testing.assert_close(statistics[0], z_pre.mean(0), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(statistics[1], z_pre.var(0, correction=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mean, z_pre.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(var, z_pre.var(0, correction=0), rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(labeled.ladder_.parameters(), usual.ladder_.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)  # training is the same
     run(tmp_path, 0, recipe)
