@@ -282,7 +282,7 @@ class Ladder(nn.Module):
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
         running_weight = self._count_step()
-        last_needed = self._highest_target if self._is_chain and not self.joint_statistics else None
+        drops_clean = self._is_chain and not self.joint_statistics
         sizes = [len(stream) for stream in streams]
 
         def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ class Ladder(nn.Module):
             if layer is not None:
                 z_noisy.extend(z[1:2])
                 clean.extend([last] if len(sizes) == 3 else [])
-            if layer == last_needed and len(sizes) == 3:  # no cost needs the clean stream above
+            if drops_clean and layer == self._highest_target and len(sizes) == 3:  # no cost needs it above
                 del sizes[2]
                 h = h[: sum(sizes)]
             return h
