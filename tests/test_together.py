@@ -59,13 +59,14 @@ def alone_and_together(config, seeds=SEEDS, **settings):
         {"combinator": "amlp"},
         {"supervised_path": "clean"},
         {"noise_std": (0.3, 0.0, 0.2, 0.2)},
+        {"weight_normalization": "all"},
         {"denoising_weights": (0.0, 2.0, 0.0, 0.0)},
         {"labeled": 30},
     ],
     ids=str,
 )
 def test_twenty_steps_are_those_of_each_ladder_alone(settings):
-    config = TrainingConfig(epochs=4, batch_size=12)  # 5 steps an epoch
+    config = TrainingConfig(epochs=4, batch_size=12, averaged_epochs=2, decay="cosine")  # 5 steps an epoch
     alone, histories, together, batched = alone_and_together(config, **settings)
     for one, other in zip(alone, together, strict=True):
         for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):

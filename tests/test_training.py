@@ -19,6 +19,7 @@ from laddernet.training import (
     Validation,
     batches,
     cpu_capabilities,
+    decay_of,
     has_fast_bfloat16,
     make_optimizer,
     resolve_precision,
@@ -249,6 +250,53 @@ def test_auto_is_float32_for_small_ladders_and_what_is_fast_for_large_ones():
         resolve_precision("tf32", small)
 
 
+def test_a_cosine_falls_from_one_to_nothing_after_its_start():
+    decay = decay_of(TrainingConfig(decay="cosine", decay_start=0.5), 100)
+    assert [decay(step) for step in (0, 50, 100, 120)] == pytest.approx([1, 1, 0, 0])
+    assert decay(75) == pytest.approx(0.5)
+    assert decay(60) == pytest.approx((1 + math.cos(math.pi * 0.2)) / 2)
+    assert decay_of(TrainingConfig(decay_start=0.5), 100)(60) == pytest.approx(0.8)
+
+
+def test_a_run_ends_with_the_mean_of_the_last_epochs_weights():
+    class Weights(Callback):
+        def __init__(self, ladder):
+            self.ladder, self.seen = ladder, []
+
+        def on_epoch_end(self, record):
+            self.seen.append([parameter.detach().clone() for parameter in self.ladder.parameters()])
+
+    ladder, *rows = problem()
+    watched = Weights(ladder)
+    config = TrainingConfig(epochs=5, batch_size=10, averaged_epochs=3)
+    train(ladder, *rows, config, generator=torch.Generator().manual_seed(0), callback=watched)
+    for parameter, *values in zip(ladder.parameters(), *watched.seen[2:], strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.stack(values).mean(0))
+        assert not torch.equal(parameter, values[-1])
+
+
+@pytest.mark.parametrize(
+    ("kernels", "precision"), [("torch", "float32"), ("compiled", "float32"), ("compiled", "bfloat16")]
+)
+@pytest.mark.parametrize("which", ["none", "encoder", "all"])
+def test_projected_weights_stay_at_unit_length(which, kernels, precision):
+    ladder, *rows = problem(weight_normalization=which)
+    config = TrainingConfig(epochs=3, batch_size=10, learning_rate=0.02, kernels=kernels, precision=precision)
+    train(ladder, *rows, config, generator=torch.Generator().manual_seed(0))
+    lengths = {
+        part: [
+            weight.norm(dim=1)
+            for name, weight in ladder.named_parameters()
+            if name.startswith(part) and "weight" in name
+        ]
+        for part in ("network", "decoder")
+    }
+    for part, held in (("network", which != "none"), ("decoder", which == "all")):
+        at_one = [torch.allclose(length, torch.ones_like(length), atol=1e-5) for length in lengths[part]]
+        assert len(at_one) > 1
+        assert all(at_one) == held
+
+
 @pytest.mark.parametrize(("precision", "expected"), [("tf32", "tf32"), ("float32", "ieee"), ("bfloat16", "ieee")])
 def test_tensor_cores_are_for_float32_products_where_asked_for_alone(precision, expected):
     matmul = torch.backends.cuda.matmul
@@ -451,6 +499,9 @@ def test_a_cost_that_is_not_finite_stops_the_run():
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
         ({"decay_start": 1.5}, "decay_start must be between 0 and 1"),
+        ({"decay": "steep"}, "decay must be 'linear' or 'cosine', got 'steep'"),
+        ({"averaged_epochs": 151}, "averaged_epochs must be between 0 and epochs, got 151"),
+        ({"averaged_epochs": 2, "patience": 3}, "both choose the weights that a run ends with"),
         ({"precision": "int8"}, "precision must be one of auto, float32, tf32, bfloat16, float64"),
         ({"kernels": "cuda"}, "kernels must be one of auto, compiled, torch"),
         ({"patience": 0}, "patience must be at least 1"),

@@ -123,6 +123,10 @@ class Ladder(nn.Module):
     joint_statistics : bool
         Ablation: in training all streams are normalised with the statistics of their rows together. In the paper
         each has its own. There are no compiled kernels for it.
+    weight_normalization : {"none", "encoder", "all"}
+        Whether training projects the incoming weights of each unit or channel back to unit length after every step:
+        those of the encoder's linear and convolutional maps, or of the decoder's too (Huang et al. 2017, arXiv
+        1710.02338). What they feed is normalised anyway; what changes is how far a step turns them.
     generator : torch.Generator, optional
         Source of the decoder's starting weights and of all noise. Must be on the device that the ladder runs on.
 
@@ -166,6 +170,7 @@ class Ladder(nn.Module):
         supervised_path: Literal["noisy", "clean"] = "noisy",
         detach_targets: bool = False,
         joint_statistics: bool = False,
+        weight_normalization: Literal["none", "encoder", "all"] = "none",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -173,6 +178,8 @@ class Ladder(nn.Module):
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
         if supervised_path not in ("noisy", "clean"):
             raise ValueError(f"supervised_path must be 'noisy' or 'clean', got {supervised_path!r}.")
+        if weight_normalization not in ("none", "encoder", "all"):
+            raise ValueError(f"weight_normalization must be 'none', 'encoder' or 'all', got {weight_normalization!r}.")
         placed = place(encoder, rungs, input_shape)
         self.network = placed.network
         self._normalizations = tuple(placed.normalizations)
@@ -189,6 +196,7 @@ class Ladder(nn.Module):
         self.supervised_path = supervised_path
         self.detach_targets = detach_targets
         self.joint_statistics = joint_statistics
+        self.weight_normalization = weight_normalization
         self.corruption: Corruption = gaussian if corruption is None else corruption
         self.generator = generator
         self.seed: Tensor | None = None  # of this step's noise, where the kernels draw it
@@ -375,6 +383,18 @@ class Ladder(nn.Module):
         if not self._is_seeded(kernels) or self.seed is not None:
             return self.seed
         return torch.empty((), dtype=torch.int64, device=self._like.device).random_(generator=self.generator)
+
+    @property
+    def projected(self) -> tuple[str, ...]:
+        """Names of the parameters that `weight_normalization` holds at unit length; see `project`."""
+        parts = {"none": (), "encoder": ("network",), "all": ("network", "decoder")}[self.weight_normalization]
+        maps = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        return tuple(
+            f"{part}.{name}.weight"
+            for part in parts
+            for name, module in self.get_submodule(part).named_modules()
+            if isinstance(module, maps)
+        )
 
     # The same by compiled kernels.
 
@@ -683,6 +703,20 @@ class Ladder(nn.Module):
             raise ValueError(f"{name} must be {self._like.dtype} as the ladder is, got {x.dtype}.")
         if len(x) < at_least:
             raise ValueError(f"{name} has {len(x)} rows; batch statistics need at least {at_least}.")
+
+
+@torch.no_grad()
+def project(weight: Tensor, networks: int = 0) -> None:
+    """Scale the incoming weights of each unit to unit length, in place.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (units, incoming, ...), or (networks, units, incoming, ...)
+    networks : int
+        How many networks' weights it holds, one after the other; 0 for one without that dimension.
+    """
+    incoming = tuple(range(2 if networks else 1, weight.dim()))
+    weight.div_(torch.linalg.vector_norm(weight, dim=incoming, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def variant_weights(variant: Variant, weights: Sequence[float] | None, layers: int) -> tuple[float, ...]:

@@ -51,6 +51,12 @@ class Adam(torch.optim.Adam):
             del self.kernels, self.low
             self._present = self._addresses = ()
 
+    @torch.no_grad()
+    def refresh(self, parameter: nn.Parameter) -> None:
+        """Bring the copy of a parameter that something else has changed up to date."""
+        if parameter in self.low:
+            self.low[parameter].copy_(parameter)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, those of the copies as well."""
         for group in self.param_groups:

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
-from laddernet.ladder import Ladder
+from laddernet.ladder import Ladder, project
 from laddernet.optimizer import Adam
 from laddernet.rungs import Dropout
 from laddernet.steps import Epochs
 from laddernet.training import (
     Callback,
     EpochRecord,
-    LinearDecay,
     TrainingConfig,
+    WeightAverage,
     as_vector,
+    decay_of,
     draw_batches,
     record_of,
     resolve_precision,
@@ -116,7 +117,7 @@ def train_together(
     offsets = torch.arange(len(ladders)).unsqueeze(1) * count
     x_labeled, y = torch.cat([rows.x for rows in labeled]), torch.cat([rows.y for rows in labeled])
     weight = torch.cat(weights) if weights else None
-    decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
+    decay = decay_of(config, config.epochs * per_epoch)
     drawn = [draw_batches(count, len(x) if base.decoder else None, config, generator) for generator in generators]
     batches = (_stacked(each, offsets) for each in zip(*drawn, strict=True))
     sums = torch.zeros(len(ladders), len(base.denoising_weights) + 2, dtype=x.dtype, device=x.device)
@@ -135,6 +136,8 @@ def train_together(
         optimizer.zero_grad()
         torch.autograd.backward(vectors[:, 0].sum())
         optimizer.step()
+        for name in base.projected:
+            project(parameters[name], networks=len(ladders))
         sums.add_(vectors.detach())
 
     graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption)
@@ -142,6 +145,7 @@ def train_together(
     run = Epochs(step, optimizer, x.device, sources, steps=per_epoch, graphed=graphed)
     callback = callback or Callback()
     histories: list[list[EpochRecord]] = [[] for _ in ladders]
+    average = WeightAverage(list(parameters.values()))
     callback.on_train_begin(config.epochs, per_epoch)
     try:
         with tensor_cores(precision):
@@ -149,6 +153,8 @@ def train_together(
                 started = time.perf_counter()
                 sums.zero_()
                 run(epoch, batches, lambda step: config.learning_rate * decay(step), callback.on_step_end)
+                if epoch > config.epochs - config.averaged_epochs:
+                    average.add()
                 learning_rate = float(optimizer.param_groups[0]["lr"])
                 for ladder, history, means in zip(ladders, histories, (sums / per_epoch).tolist(), strict=True):
                     history.append(record_of(epoch, means, learning_rate, ladder))
@@ -157,6 +163,8 @@ def train_together(
     finally:
         callback.on_train_end()
         optimizer.zero_grad()
+        if len(histories[0]) == config.epochs:
+            average.put()
         with torch.no_grad():
             for i, ladder in enumerate(ladders):
                 for name, parameter in ladder.named_parameters():

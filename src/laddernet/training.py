@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from laddernet.errors import TrainingError
 from laddernet.kernels import load
-from laddernet.ladder import Costs, Ladder
+from laddernet.ladder import Costs, Ladder, project
 from laddernet.noise import Corruption, gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
@@ -126,6 +126,11 @@ class TrainingConfig:
     kernels : {"auto", "compiled", "torch"}
         "torch" makes each step by torch's operations; "compiled" uses compiled kernels on the CPU (see `Ladder.fuse`)
         and a CUDA graph on a GPU; "auto" does so where the run is long enough to gain by it (see `COMPILED_WORK`).
+    decay : {"linear", "cosine"}
+        How it falls: on a line, as in the paper, or on half a cosine.
+    averaged_epochs : int
+        The weights after each of so many epochs at the end are averaged into those that the run ends with; 0 for the
+        last weights alone.
     patience : int, optional
         Stop after that many epochs in which neither the validation error nor the held-out denoising cost has fallen,
         and go back to the best epoch's weights: that of the lowest error, and of those the one of the lowest
@@ -139,6 +144,8 @@ class TrainingConfig:
     repeat_labels: bool = False
     precision: Precision = "auto"
     kernels: Kernels = "auto"
+    decay: Literal["linear", "cosine"] = "linear"
+    averaged_epochs: int = 0
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -157,6 +164,12 @@ class TrainingConfig:
             raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, got {self.patience}.")
+        if self.decay not in ("linear", "cosine"):
+            raise ValueError(f"decay must be 'linear' or 'cosine', got {self.decay!r}.")
+        if not 0 <= self.averaged_epochs <= self.epochs:
+            raise ValueError(f"averaged_epochs must be between 0 and epochs, got {self.averaged_epochs}.")
+        if self.averaged_epochs and self.patience is not None:
+            raise ValueError("averaged_epochs and patience both choose the weights that a run ends with: take one.")
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,53 @@ class LinearDecay:
         remaining = max(self.steps - step, 0)
         decaying = self.steps * (1 - self.start)
         return 1.0 if remaining >= decaying else remaining / decaying
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """The same, on half a cosine from 1 to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts)."""
+
+    steps: int
+    start: float
+
+    def __call__(self, step: int) -> float:
+        """Return the factor for step 0, 1, ..."""
+        return (1 - math.cos(math.pi * LinearDecay(self.steps, self.start)(step))) / 2
+
+
+def decay_of(config: TrainingConfig, steps: int) -> LinearDecay | CosineDecay:
+    """Return the factor on the learning rate by the step, for a run of so many steps."""
+    kind = LinearDecay if config.decay == "linear" else CosineDecay
+    return kind(steps, config.decay_start)
+
+
+class WeightAverage:
+    """The mean of some tensors' values at several times.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = list(tensors)
+        self._means: list[Tensor] = []
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Count the present values."""
+        self._count += 1
+        if self._count == 1:
+            self._means = [tensor.detach().clone() for tensor in self._tensors]
+        for mean, tensor in zip(self._means, self._tensors, strict=True):
+            mean.lerp_(tensor, 1 / self._count)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Set the tensors to the mean, if any values were counted."""
+        for tensor, mean in zip(self._tensors, self._means, strict=False):
+            tensor.copy_(mean)
 
 
 def cpu_threads(ladder: Ladder) -> int:
@@ -320,9 +380,11 @@ def train(
         raise ValueError("patience needs validate, the error that it waits for.")
     optimizer = optimizer or make_optimizer(ladder, config)
     per_epoch = steps_per_epoch(len(x), config.batch_size)
-    decay = LinearDecay(config.epochs * per_epoch, config.decay_start)
+    decay = decay_of(config, config.epochs * per_epoch)
     drawn = draw_batches(len(x_labeled), len(x) if ladder.decoder else None, config, generator)
     sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=x.dtype, device=x.device)
+
+    projected = [ladder.get_parameter(name) for name in ladder.projected]
 
     def step(rows: tuple[Tensor, ...]) -> None:
         labeled, *unlabeled = rows
@@ -336,8 +398,13 @@ def train(
         optimizer.zero_grad()
         costs.total.backward()
         optimizer.step()
+        for parameter in projected:
+            project(parameter)
+            if isinstance(optimizer, Adam):
+                optimizer.refresh(parameter)
         sums.add_(as_vector(costs).detach())
 
+    average = WeightAverage(list(ladder.parameters()))
     callback = callback or Callback()
     interrupted = False
     measured = x[:: -(-len(x) // VALIDATION_ROWS)]
@@ -358,6 +425,8 @@ def train(
             ladder.train()
             sums.zero_()
             run(epoch, drawn, lambda step: config.learning_rate * decay(step), callback.on_step_end)
+            if epoch > config.epochs - config.averaged_epochs:
+                average.add()
             learning_rate = float(optimizer.param_groups[0]["lr"])
             record = record_of(epoch, (sums / per_epoch).tolist(), learning_rate, ladder)
             ladder.eval()
@@ -383,6 +452,8 @@ def train(
         callback.on_train_end()
     if best is not None:
         ladder.load_state_dict(best.state)
+    if not interrupted:
+        average.put()
     ladder.eval()
     ladder.calibrate(x, rows_before=rows_before)
     if interrupted:
