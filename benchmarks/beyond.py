@@ -1,0 +1,161 @@
+"""Past the paper: what helps on MNIST with few labels, judged on training images alone.
+
+A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never read. Each
+trial changes something of the paper's settings, in a whole schedule. Results go to results/beyond.jsonl, one line for
+each trial and seed as it finishes; what is there already is not run again.
+
+    python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda    # ten seeds at once
+    python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-102 --only reference cosine
+    python benchmarks/beyond.py --report
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.model_selection import train_test_split
+
+from laddernet.data import choose_labeled, load
+from laddernet.ladder import Ladder
+from laddernet.networks import mlp
+from laddernet.recipes import RECIPES
+from laddernet.reproduce import describe_machine, versions
+from laddernet.together import Labeled, train_together
+from laddernet.training import TrainingConfig, train
+
+KEPT_OUT = 10_000
+Changes = dict[str, dict[str, Any]]
+"""What a trial changes of the ladder's and of the training's settings."""
+
+
+def seeds_of(text: str) -> list[int]:
+    """Such as 100-109 or 100,103."""
+    pairs = [(part.partition("-")[0], part.rpartition("-")[2]) for part in text.split(",")]
+    return [seed for first, last in pairs for seed in range(int(first), int(last) + 1)]
+
+
+def weights(at_input: float, first: float, rest: float) -> tuple[float, ...]:
+    return (at_input, first, *[rest] * 5)
+
+
+TRIALS: dict[str, Changes] = {
+    "reference": {},
+    "projection, encoder": {"ladder": {"weight_normalization": "encoder"}},
+    "projection, all": {"ladder": {"weight_normalization": "all"}},
+    "cosine": {"training": {"decay": "cosine"}},
+    "cosine from the start": {"training": {"decay": "cosine", "decay_start": 0.0}},
+    "linear from the start": {"training": {"decay_start": 0.0}},
+    "linear from a third": {"training": {"decay_start": 1 / 3}},
+    "no decay, a quarter averaged": {"training": {"decay_start": 1.0, "averaged_epochs": 5}},
+    "a quarter averaged": {"training": {"averaged_epochs": 5}},
+    "rate 0.001": {"training": {"learning_rate": 0.001}},
+    "rate 0.004": {"training": {"learning_rate": 0.004}},
+    "rate 0.008": {"training": {"learning_rate": 0.008}},
+    "noise 0.2": {"ladder": {"noise_std": 0.2}},
+    "noise 0.4": {"ladder": {"noise_std": 0.4}},
+    "noise 0.3, 0.2 above": {"ladder": {"noise_std": (0.3, *[0.2] * 6)}},
+    "noise 0.45, 0.3 above": {"ladder": {"noise_std": (0.45, *[0.3] * 6)}},
+    "weights twice": {"ladder": {"denoising_weights": weights(2000, 20, 0.2)}},
+    "weights half": {"ladder": {"denoising_weights": weights(500, 5, 0.05)}},
+    "weights above 1": {"ladder": {"denoising_weights": weights(1000, 10, 1)}},
+    "weights 5000, 50, 0.5": {"ladder": {"denoising_weights": weights(5000, 50, 0.5)}},
+    "AMLP": {"ladder": {"combinator": "amlp"}},
+}
+
+
+def ladder_of(labels: int, seed: int, device: str, changes: Changes) -> Ladder:
+    recipe = RECIPES[f"mnist-{labels}" if f"mnist-{labels}" in RECIPES else "mnist-50"]
+    settings = {"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights}
+    generator = torch.Generator().manual_seed(seed)
+    encoder = mlp([784, *recipe.hidden_layer_sizes, 10], generator=generator)
+    ladder = Ladder(encoder, generator=generator, **settings | changes.get("ladder", {})).to(device)
+    ladder.generator = torch.Generator(device).manual_seed(seed)
+    return ladder
+
+
+def errors(trial: str, labels: int, epochs: int, seeds: list[int], device: str, precision: str) -> dict[str, Any]:
+    """Percent of the images kept out that each seed gets wrong, and what it took."""
+    data, changes = load("mnist"), TRIALS[trial]
+    x, x_out, y, y_out = train_test_split(
+        data.x_train, data.y_train, test_size=KEPT_OUT, stratify=data.y_train, random_state=0
+    )
+    rows = torch.from_numpy(x).to(device)
+    settings = {"epochs": epochs, "precision": precision, **changes.get("training", {})}
+    ladders = [ladder_of(labels, seed, device, changes) for seed in seeds]
+    chosen = [choose_labeled(y, labels, seed=seed) for seed in seeds]
+    known = [Labeled(rows[torch.from_numpy(i).to(device)], torch.from_numpy(y[i]).to(device)) for i in chosen]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    started = time.perf_counter()
+    if len(seeds) > 1:
+        train_together(ladders, rows, known, TrainingConfig(**settings), generators=generators)
+    else:
+        train(ladders[0], rows, known[0].x, known[0].y, TrainingConfig(**settings), generator=generators[0])
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        answers = [ladder.predict(torch.from_numpy(x_out).to(device)).argmax(1).cpu().numpy() for ladder in ladders]
+    found = [round(100 * float((answer != y_out).mean()), 2) for answer in answers]
+    return {"errors": found, "seconds": round(seconds, 1), "machine": describe_machine(ladders[0])}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def report(results: list[dict[str, Any]]) -> None:
+    table = Table("labels", "epochs", "trial", "n", "mean", "std", "median", "each")
+    groups: dict[tuple[int, int, str], list[float]] = {}
+    for line in results:
+        groups.setdefault((line["labels"], line["epochs"], line["trial"]), []).append(line["error"])
+    for (labels, epochs, trial), values in sorted(groups.items(), key=lambda item: statistics.fmean(item[1])):
+        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        cells = (
+            labels,
+            epochs,
+            trial,
+            len(values),
+            f"{statistics.fmean(values):.3f}",
+            spread,
+            statistics.median(values),
+        )
+        table.add_row(*map(str, cells), ", ".join(map(str, values)))
+    Console(width=150).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=seeds_of, default=[100, 101, 102])
+    parser.add_argument("--only", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="TRIAL")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("results/beyond.jsonl"))
+    parser.add_argument("--report", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.report:
+        report(read(chosen.out))
+        return
+    for trial in chosen.only:
+        key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
+        done = {line["seed"] for line in read(chosen.out) if key.items() <= line.items()}
+        missing = [seed for seed in chosen.seeds if seed not in done]
+        for seeds in [missing] if chosen.device != "cpu" else [[seed] for seed in missing]:
+            if not seeds:
+                continue
+            found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision)
+            others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
+            others |= {"machine": found["machine"], "versions": versions()}
+            with chosen.out.open("a", encoding="utf-8") as file:
+                for seed, error in zip(seeds, found["errors"], strict=True):
+                    file.write(json.dumps({**key, "seed": seed, "error": error, **others}) + "\n")
+            print(trial, seeds, found["errors"], f"{found['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
