@@ -1,8 +1,8 @@
 """Past the paper: what helps on MNIST with few labels, judged on training images alone.
 
-A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never read. Each
-trial changes something of the paper's settings, in a whole schedule. Results go to results/beyond.jsonl, one line for
-each trial and seed as it finishes; what is there already is not run again.
+A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never looked
+at. Each trial changes something of the paper's settings, in a whole schedule. Results go to results/beyond.jsonl, one
+line for each trial and seed as it finishes; what is there already is not run again.
 
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda    # ten seeds at once
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-102 --only reference cosine
