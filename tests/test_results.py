@@ -99,6 +99,27 @@ def test_the_page_has_every_seed_in_order_and_what_is_missing(folder):
         assert f"`{name}`" in page
 
 
+def test_the_picture_has_every_seed_of_the_ablations(tmp_path):
+    rows = {name: row(1.9, 2.1, 2.0 + i, name=name) for i, name in enumerate(("ablation-none", "ablation-linear"))}
+    figure = results["picture"](rows)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a linear combinator", "nothing"]
+    assert [list(line.get_xdata()) for line in axes.lines[::2]] == [[1.9, 2.1, 3.0], [1.9, 2.1, 2.0]]
+    paths = [tmp_path / f"{i}.svg" for i in range(2)]
+    for path in paths:
+        results["save"](results["picture"](rows), path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert "ablations.svg" in results["ablations"](rows)
+    assert "| `ablation-linear` | a linear combinator | 3 | 2.33 ± 0.59 | 2.10 | +0.33 |" in results["ablations"](rows)
+
+
+def test_one_ablation_makes_no_picture():
+    rows = {"ablation-none": row(1.9, name="ablation-none"), "mnist-100": row(1.0)}
+    assert results["picture"](rows) is None
+    assert "ablations.svg" not in results["ablations"](rows)
+    assert "| `ablation-linear` | a linear combinator | 0 | not run |" in results["ablations"](rows)
+
+
 def test_the_readme_shows_the_papers_rows_in_its_place(folder):
     rows = results["read"](folder)
     text = f"above\n{results['BEGIN']}\nold\n{results['END']}\nbelow\n"

@@ -9,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
 from scipy.stats import t
 
 from laddernet.recipes import RECIPES, Recipe
@@ -149,7 +151,33 @@ def ablations(rows: dict[str, Row]) -> str:
         else:
             cells += ["0", "not run", "", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["\n![Every seed of each ablation](ablations.svg)"] if picture(rows) else []
     return "\n".join(lines) + "\n"
+
+
+def picture(rows: dict[str, Row]) -> Figure | None:
+    """Every seed of the ablations, the best at the top; None where fewer than two have been run."""
+    run = sorted((row for row in rows.values() if row.recipe.ablation), key=lambda row: row.mean, reverse=True)
+    if len(run) < 2:
+        return None
+    figure = Figure(figsize=(7, 0.4 * len(run) + 1), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(run):
+        axes.plot(row.errors, [place] * len(row.errors), "o", color="tab:blue", alpha=0.5, markersize=5)
+        axes.plot([row.mean], [place], "|", color="black", markersize=16)
+    axes.set_yticks(range(len(run)), [row.recipe.ablation for row in run])
+    axes.set_xlabel("test error, %: every seed, and their mean")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+    axes.grid(axis="x", which="both", alpha=0.3)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture that is the same for the same figures."""
+    with matplotlib.rc_context({"svg.hashsalt": "laddernet", "svg.fonttype": "path"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def table(rows: list[Row]) -> str:
@@ -198,6 +226,8 @@ def in_readme(text: str, rows: list[Row]) -> str:
 def main() -> None:
     rows, readme = read(ROOT / "results"), ROOT / "README.md"
     (ROOT / "docs/results.md").write_text(page(rows), encoding="utf-8")
+    if figure := picture({row.recipe.name: row for row in rows}):
+        save(figure, ROOT / "docs/ablations.svg")
     readme.write_text(in_readme(readme.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
