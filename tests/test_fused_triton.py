@@ -1,7 +1,9 @@
 """The kernels for CUDA devices against torch's operations: on one where there is one, else by Triton's interpreter."""
 
+import importlib
 import importlib.util
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ from test_fused import SharedNoise, assert_same, both
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read where the kernels are defined: before the import
-triton_kernels = pytest.importorskip("laddernet.fused_triton", reason="needs Triton, which is there on Linux alone")
+if sys.platform != "linux":
+    pytest.skip("Triton is there on Linux alone", allow_module_level=True)
+triton_kernels = importlib.import_module("laddernet.fused_triton")
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +227,23 @@ def test_not_a_number_stays_one():
     costs = ladder(torch.randn(9, 6, device=DEVICE), torch.arange(9, device=DEVICE) % 3, x)
     assert all(cost.isnan() for cost in costs.denoising)
     assert not costs.supervised.isnan()
+
+
+def test_where_triton_fails_a_warning_says_why(monkeypatch):
+    def fails(self):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(triton_kernels.TritonKernels, "try_out", fails)
+    fused.load_triton.cache_clear()
+    try:
+        with pytest.warns(
+            UserWarning, match=r"does not work here \(Failed to find C compiler\.\). It needs a C compiler"
+        ):
+            assert fused.load_triton(torch.float32) is None
+        ladder = Ladder(mlp([6, 20, 3])).to(DEVICE)
+        assert not ladder.fuse()
+    finally:
+        fused.load_triton.cache_clear()
 
 
 def test_without_triton_one_warning_says_so(monkeypatch):

@@ -34,13 +34,25 @@ def product_dtype(like: Tensor) -> torch.dtype:
 
 @cache
 def load_triton(precision: torch.dtype) -> "TritonKernels | None":
-    """Return the kernels for CUDA devices, which know every precision; None, and a warning, where Triton is missing."""
+    """Return the kernels for CUDA devices, which know every precision; None, and a warning, where they do not work.
+
+    One is tried: Triton may be missing, lack the C compiler that it wants, or not know an old device.
+    """
     if importlib.util.find_spec("triton") is None:
         say_once("Triton, which comes with torch for CUDA devices, is not installed. Install it.")
         return None
-    from laddernet.fused_triton import TritonKernels
+    try:
+        from laddernet.fused_triton import TritonKernels
 
-    return TritonKernels()
+        kernels = TritonKernels()
+        kernels.try_out()
+    except Exception as error:  # whatever Triton, its compiler or the driver raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        say_once(
+            f"Triton does not work here ({reason}). It needs a C compiler such as gcc, and a device that it knows."
+        )
+        return None
+    return kernels
 
 
 LOADERS: dict[str, Callable[[torch.dtype], Kernels | None]] = {"cpu": load, "cuda": load_triton}

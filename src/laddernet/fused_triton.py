@@ -64,6 +64,12 @@ class TritonKernels:
         z_hat, cost, *_ = _Descend.apply(u_pre, a, z_noisy, *target, _Descent(dtype))  # type: ignore[no-untyped-call]
         return z_hat, cost
 
+    def try_out(self) -> None:
+        """Compile and run a small kernel; an error of Triton's says that none will work."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        seed = torch.zeros((), dtype=torch.int64, device=device)
+        self.noisy(torch.zeros(1, 1, device=device), Drawn((True,), 1.0, seed, 0))
+
     def noisy(self, clean: Tensor, drawn: Drawn) -> Tensor:
         """Values of shape (rows, features, *positions) with noise."""
         noisy: Tensor = _Noisy.apply(clean, drawn.seed, drawn, None)  # type: ignore[no-untyped-call]
