@@ -230,18 +230,12 @@ def test_not_a_number_stays_one():
 
 
 def test_where_triton_fails_a_warning_says_why(monkeypatch):
-    def fails(self):
-        raise RuntimeError("Failed to find C compiler.")
-
-    monkeypatch.setattr(triton_kernels.TritonKernels, "try_out", fails)
+    monkeypatch.setitem(sys.modules, "laddernet.fused_triton", None)  # its import fails
     fused.load_triton.cache_clear()
     try:
-        with pytest.warns(
-            UserWarning, match=r"does not work here \(Failed to find C compiler\.\). It needs a C compiler"
-        ):
+        with pytest.warns(UserWarning, match=r"Triton does not work here \(import of .*\). It needs a C compiler"):
             assert fused.load_triton(torch.float32) is None
-        ladder = Ladder(mlp([6, 20, 3])).to(DEVICE)
-        assert not ladder.fuse()
+        assert not Ladder(mlp([6, 20, 3])).to(DEVICE).fuse()
     finally:
         fused.load_triton.cache_clear()
 
