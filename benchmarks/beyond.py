@@ -24,6 +24,7 @@ from sklearn.model_selection import train_test_split
 from laddernet.data import choose_labeled, load
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
+from laddernet.noise import VirtualAdversarial
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import describe_machine, versions
 from laddernet.together import Labeled, train_together
@@ -66,6 +67,8 @@ TRIALS: dict[str, Changes] = {
     "weights above 1": {"ladder": {"denoising_weights": weights(1000, 10, 1)}},
     "weights 5000, 50, 0.5": {"ladder": {"denoising_weights": weights(5000, 50, 0.5)}},
     "AMLP": {"ladder": {"combinator": "amlp"}},
+    "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
+    "adversarial, 3 tenths": {"ladder": {"corruption": VirtualAdversarial(0.3)}},
 }
 
 
@@ -145,7 +148,8 @@ def main() -> None:
         key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
         done = {line["seed"] for line in read(chosen.out) if key.items() <= line.items()}
         missing = [seed for seed in chosen.seeds if seed not in done]
-        for seeds in [missing] if chosen.device != "cpu" else [[seed] for seed in missing]:
+        alone = chosen.device == "cpu" or "corruption" in TRIALS[trial].get("ladder", {})
+        for seeds in [[seed] for seed in missing] if alone else [missing]:
             if not seeds:
                 continue
             found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision)

@@ -41,10 +41,11 @@ def run(tmp_path):
         lambda: fitted(X=pd.DataFrame(X, columns=list("abcd"))),
         lambda: fitted(variant="gamma", noise_std=(0.1, 0.2, 0.3, 0.4), denoising_weights=(1, 2, 3, 4)),
         lambda: fitted(precision="float64", combinator="amlp", ladder_options={"joint_statistics": True}),
+        lambda: fitted(training_options={"averaged_epochs": 1}, ladder_options={"weight_normalization": "all"}),
         lambda: fitted(LadderRegressor, y=X[:, 0] * 3),
         lambda: fitted(random_state=np.random.RandomState(0)),
     ],
-    ids=["int", "str", "object", "names", "gamma", "float64", "regression", "random-state"],
+    ids=["int", "str", "object", "names", "gamma", "float64", "options", "regression", "random-state"],
 )
 def test_a_run_gives_back_the_same_answers(tmp_path, model):
     model = model()

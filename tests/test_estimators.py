@@ -448,6 +448,8 @@ def test_early_stopping_holds_out_unlabelled_rows_too_and_the_baseline_has_no_de
             {"ladder_options": {"detach": True}},
             "ladder_options has 'detach'; known are detach_targets, joint_statistics",
         ),
+        ({"training_options": {"decays": "cosine"}}, "training_options has 'decays'; known are averaged_epochs, decay"),
+        ({"training_options": {"decay": "step"}}, "decay must be 'linear' or 'cosine', got 'step'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -704,3 +706,22 @@ def test_ladder_options_reach_the_ladder():
     model = small(ladder_options={"supervised_path": "clean", "detach_targets": True}).fit(IRIS_X, few(IRIS_Y))
     assert (model.ladder_.supervised_path, model.ladder_.detach_targets) == ("clean", True)
     assert not model.ladder_.joint_statistics
+
+
+def test_weight_normalization_holds_each_unit_at_unit_length():
+    model = small(ladder_options={"weight_normalization": "encoder"}).fit(IRIS_X, few(IRIS_Y))
+    lengths = torch.cat([model.ladder_.get_parameter(name).norm(dim=1) for name in model.ladder_.projected])
+    np.testing.assert_allclose(lengths.detach(), 1.0, rtol=1e-5)
+
+
+def test_training_options_reach_the_training():
+    usual, cosine, averaged = (
+        small(max_epochs=6, training_options=options).fit(IRIS_X, few(IRIS_Y))
+        for options in (None, {"decay": "cosine"}, {"averaged_epochs": 3})
+    )
+    rates = [[record["learning_rate"] for record in model.history_] for model in (usual, cosine)]
+    assert rates[0][:4] == rates[1][:4]
+    assert rates[1][4] > rates[0][4]
+    assert averaged.history_[-1]["cost"] == usual.history_[-1]["cost"]  # the training is the same, its end is not
+    assert not np.array_equal(averaged.predict_proba(IRIS_X), usual.predict_proba(IRIS_X))
+    averaged.partial_fit(IRIS_X)

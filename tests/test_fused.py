@@ -224,7 +224,7 @@ def test_streams_get_noise_of_their_own():
     library = load(torch.float32)
     ladder = Ladder(mlp([6, 20, 3]), noise_std=0.5)
     ladder.generator = torch.Generator().manual_seed(0)
-    labeled, unlabeled, clean = ladder._draw(1, (20,), [400, 500, 500], library)
+    labeled, unlabeled, clean = ladder._draw(1, (20,), [400, 500, 500], library, None, {})
     assert clean is None
     assert (labeled.shape, unlabeled.shape) == ((400, 20), (500, 20))
     for noise in (labeled, unlabeled):

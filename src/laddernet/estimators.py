@@ -60,8 +60,10 @@ PATIENCE = 10
 MEMORY_ROWS = 2000
 """Labelled rows, at most, that `partial_fit` remembers, the newest first; also how many of the earlier rows the
 statistics for prediction stand for when a new part comes."""
-LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statistics"})
+LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statistics", "weight_normalization"})
 """What `ladder_options` may name."""
+TRAINING_OPTIONS = frozenset({"decay", "averaged_epochs"})
+"""What `training_options` may name."""
 _AUTO_STEPS = 1500
 _FEW_COLUMNS = 50
 _PREDICTION_ROWS = 2000
@@ -133,6 +135,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         column_weights: ArrayLike | None = None,
         learning_rate: float = 0.01,
         decay_start: float = 2 / 3,
+        training_options: Mapping[str, Any] | None = None,
         batch_size: int = 200,
         repeat_labels: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
@@ -157,6 +160,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.column_weights = column_weights
         self.learning_rate = learning_rate
         self.decay_start = decay_start
+        self.training_options = training_options
         self.batch_size = batch_size
         self.repeat_labels = repeat_labels
         self.max_epochs = max_epochs
@@ -377,7 +381,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _partial_fit(self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None, classes: Any) -> Self:
         first = not hasattr(self, "ladder_")
         rows = self._check_rows(X, reset=first, fewest=2 if first else 1)
-        config = replace(self._training_config(rows.shape[0]), epochs=1, decay_start=1.0, patience=None)
+        config = self._training_config(rows.shape[0])
+        config = replace(config, epochs=1, decay_start=1.0, patience=None, averaged_epochs=0)
         if y is None:
             y = np.full(rows.shape[0], np.nan)
         check_consistent_length(rows, y)
@@ -487,6 +492,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             repeat_labels=self.repeat_labels,
             precision=self.precision,
             patience=PATIENCE if self.early_stopping else None,
+            **_known(self.training_options, TRAINING_OPTIONS, "training_options"),
         )
 
     def _hold_out(
@@ -573,13 +579,9 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {weights!r}.")
             layers = count_rungs(encoder, self.rungs, self.input_shape_)
             weights = self.scaling_.weigh(default_weights(self.variant, layers))
-        options = self.ladder_options or {}
-        if unknown := set(options) - LADDER_OPTIONS:
-            known = ", ".join(sorted(LADDER_OPTIONS))
-            raise ValueError(f"ladder_options has {', '.join(map(repr, sorted(unknown)))}; known are {known}.")
         ladder = Ladder(
             encoder,
-            **options,
+            **_known(self.ladder_options, LADDER_OPTIONS, "ladder_options"),
             rungs=self.rungs,
             input_shape=self.input_shape_,
             noise_std=self.noise_std,
@@ -634,6 +636,14 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         with torch.no_grad():
             parts = [answer(ladder, self._tensor(rows[batch], device, dtype)).cpu().numpy() for batch in batches]
         return np.concatenate(parts)
+
+
+def _known(options: Mapping[str, Any] | None, known: frozenset[str], name: str) -> Mapping[str, Any]:
+    """Return options, or none; all of them known."""
+    if unknown := set(options or {}) - known:
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise ValueError(f"{name} has {names}; known are {', '.join(sorted(known))}.")
+    return options or {}
 
 
 def auto_widths(features: int) -> tuple[int, ...]:
@@ -742,7 +752,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     combinator : str
         The decoder's element-wise function; a name in `laddernet.combinators.COMBINATORS`.
     ladder_options : mapping or None
-        Further arguments of `laddernet.Ladder`: `supervised_path`, `detach_targets`, `joint_statistics`.
+        Further arguments of `laddernet.Ladder`: `supervised_path`, `detach_targets`, `joint_statistics`,
+        `weight_normalization`.
     input_scaling : {"auto", "pooled", "columns", "none", "whitened"}
         See `laddernet.scaling.Scaling.fit`. With "none" the inputs go into the network as they are. "whitened" is for
         images: each one's contrast normalised, then ZCA whitening, as in the paper's CIFAR-10 runs.
@@ -755,6 +766,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         paper's 90,000 steps have.
     decay_start : float in [0, 1]
         Share of the training after which the learning rate falls linearly to 0.
+    training_options : mapping or None
+        Further arguments of `laddernet.training.TrainingConfig`: `decay`, `averaged_epochs`.
     batch_size : int
         Rows of each kind, labelled and unlabelled, in a step; at least 2.
     repeat_labels : bool
@@ -838,6 +851,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         column_weights: ArrayLike | None = None,
         learning_rate: float = 0.01,
         decay_start: float = 2 / 3,
+        training_options: Mapping[str, Any] | None = None,
         batch_size: int = 200,
         repeat_labels: bool = True,
         max_epochs: int | Literal["auto"] = "auto",
@@ -864,6 +878,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
             column_weights=column_weights,
             learning_rate=learning_rate,
             decay_start=decay_start,
+            training_options=training_options,
             batch_size=batch_size,
             repeat_labels=repeat_labels,
             max_epochs=max_epochs,

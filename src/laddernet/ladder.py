@@ -73,6 +73,10 @@ class _Encoded(NamedTuple):
     clean: list[Normalized]
 
 
+_Changes = Mapping[tuple[int, int], Tensor]
+"""What is added to a noisy stream beside its noise, by layer and stream (0 labelled, 1 unlabelled)."""
+
+
 class _Reached(Exception):  # noqa: N818 - no error, but the way out of the network's forward
     """Carries a value out of the middle of a run."""
 
@@ -113,7 +117,7 @@ class Ladder(nn.Module):
         A name in `combinators.COMBINATORS`, or a callable ``(features, generator=...) -> nn.Module``.
     corruption : callable, optional
         ``(clean, std, generator) -> corrupted``; Gaussian noise by default. Called once for each noisy stream
-        at each layer whose noise_std is above 0.
+        at each layer whose noise_std is above 0; see `noise`.
     task : {"classification", "regression", "multilabel"}
         Gives the output activation and the supervised cost; see `losses`.
     supervised_path : {"noisy", "clean"}
@@ -280,12 +284,13 @@ class Ladder(nn.Module):
         """Run the streams up; stacked they are labelled, unlabelled-noisy, unlabelled-clean."""
         noisy_supervision = self.supervised_path == "noisy"
         seed = self._step_seed(kernels)
-        streams = [self._corrupt(x_labeled, 0, kernels, seed) if noisy_supervision else x_labeled]
+        changes = self._changes(x_labeled, x_unlabeled)
+        streams = [self._corrupt(x_labeled, 0, 0, changes, kernels, seed) if noisy_supervision else x_labeled]
         z_noisy: list[Tensor] = []
         clean: list[Normalized] = []
         if self.decoder:
             assert x_unlabeled is not None
-            z_noisy.append(self._corrupt(x_unlabeled, 0, kernels, seed, stream=1))
+            z_noisy.append(self._corrupt(x_unlabeled, 0, 1, changes, kernels, seed))
             streams.append(z_noisy[0])
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
@@ -297,14 +302,14 @@ class Ladder(nn.Module):
             """Each stream normalised by its own statistics, the noisy ones corrupted; shift, scale, activation."""
             layer = norm.layer if isinstance(norm, Rung) else None
             if kernels is not None:
-                h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight, seed)
+                h, z, last = self._rise(kernels, norm, layer, z_pre, sizes, running_weight, seed, changes)
             else:
                 z_pre = as_the_device_likes(z_pre.to(x_labeled.dtype))
                 z, last, seen = self._normalize_streams(z_pre, sizes)
                 if layer is not None and noisy_supervision:
-                    z[0] = self._corrupt(z[0], layer)
+                    z[0] = self._corrupt(z[0], layer, 0, changes)
                 if layer is not None and self.decoder:
-                    z[1] = self._corrupt(z[1], layer)
+                    z[1] = self._corrupt(z[1], layer, 1, changes)
                 if self.training:
                     norm.statistics.update(seen, running_weight)
                 h = norm.activate(torch.cat(z))
@@ -368,15 +373,62 @@ class Ladder(nn.Module):
         return (1.0 / self.steps).clamp(min=RUNNING_WEIGHT)
 
     def _corrupt(
-        self, clean: Tensor, layer: int, kernels: Kernels | None = None, seed: Tensor | None = None, stream: int = 0
+        self,
+        clean: Tensor,
+        layer: int,
+        stream: int,
+        changes: _Changes,
+        kernels: Kernels | None = None,
+        seed: Tensor | None = None,
     ) -> Tensor:
         std = self.noise_std[layer]
         if kernels is None or std == 0 or self.corruption is not gaussian or clean.dtype != torch.float32:
-            return self.corruption(clean, std, self.generator) if std > 0 else clean
+            corrupted = self.corruption(clean, std, self.generator) if std > 0 else clean
+            change = changes.get((layer, stream))
+            return corrupted if change is None else corrupted + change
         if isinstance(kernels, Library):
             return normal(kernels, clean.shape, std=std, generator=self.generator).add_(clean)
         assert seed is not None
         return kernels.noisy(clean, Drawn((True,), std, seed, SALTS * layer + stream))
+
+    def _changes(self, x_labeled: Tensor, x_unlabeled: Tensor | None) -> _Changes:
+        """What the corruption adds to the noisy streams because of the network, if it has `changes`; see `noise`."""
+        find = getattr(self.corruption, "changes", None)
+        layers = [layer for layer, std in enumerate(self.noise_std) if std > 0]
+        rows = {0: x_labeled} if self.supervised_path == "noisy" else {}
+        if self.decoder and x_unlabeled is not None:
+            rows[1] = x_unlabeled
+        if find is None or not layers or not rows:
+            return {}
+        sizes = [len(stream) for stream in rows.values()]
+        x = torch.cat(list(rows.values()))
+        with torch.no_grad():
+            clean = self._answers(x, sizes, {}).detach()
+
+        def divergence(changes: Sequence[Tensor]) -> Tensor:
+            moved = self._answers(x, sizes, dict(zip(layers, changes, strict=True)))
+            return TASKS[self.task].divergence(clean, moved)
+
+        likes = [x.new_empty(len(x), *self.shapes[layer]) for layer in layers]
+        found = find(divergence, likes, [self.noise_std[layer] for layer in layers], self.generator)
+        return {
+            (layer, stream): part
+            for layer, change in zip(layers, found, strict=True)
+            for stream, part in zip(rows, torch.split(change, sizes), strict=True)
+        }
+
+    def _answers(self, x: Tensor, sizes: list[int], changes: Mapping[int, Tensor]) -> Tensor:
+        """Logits of streams without noise, each normalised on its own, with a change added in each layer."""
+
+        def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
+            z = torch.cat([batch_normalize(stream).z for stream in torch.split(z_pre.to(x.dtype), sizes)])
+            if isinstance(norm, Rung) and norm.layer in changes:
+                z = z + changes[norm.layer]
+            return norm.activate(z)
+
+        with self._visitor.visiting(climb):
+            logits: Tensor = self.network(x + changes[0] if 0 in changes else x)
+        return logits
 
     def _step_seed(self, kernels: Kernels | None) -> Tensor | None:
         """The seed of all noise of a step, where the kernels draw it."""
@@ -438,6 +490,7 @@ class Ladder(nn.Module):
         sizes: list[int],
         running_weight: Tensor,
         seed: Tensor | None,
+        changes: _Changes,
     ) -> tuple[Tensor, list[Tensor], Normalized]:
         slope = slope_of(norm.activation)
         shape = z_pre.shape[1:]
@@ -448,7 +501,7 @@ class Ladder(nn.Module):
             norm.beta,
             norm.gamma,
             sizes=sizes,
-            noise=[None] * len(sizes) if layer is None else self._draw(layer, shape, sizes, kernels, seed),
+            noise=[None] * len(sizes) if layer is None else self._draw(layer, shape, sizes, kernels, seed, changes),
             wanted=[False, str(layer) in self.decoder, is_compared][: len(sizes)],
             slope=1.0 if slope is None else slope,
             running=norm.statistics if self.training else None,
@@ -459,16 +512,26 @@ class Ladder(nn.Module):
         return h if self._is_torchs_own else h.contiguous(), z, last  # a forward may have its views of h
 
     def _draw(
-        self, layer: int, shape: Sequence[int], sizes: list[int], kernels: Kernels, seed: Tensor | None = None
+        self,
+        layer: int,
+        shape: Sequence[int],
+        sizes: list[int],
+        kernels: Kernels,
+        seed: Tensor | None,
+        changes: _Changes,
     ) -> Sequence[Tensor | None] | Drawn:
         """Noise for each stream, in tensors of their own, None for a clean one; or how the kernels shall draw it."""
         std, dtype = self.noise_std[layer], self._like.dtype
         noisy = [std > 0 and is_noisy for is_noisy in (self.supervised_path == "noisy", True, False)[: len(sizes)]]
         if self.corruption is not gaussian or dtype != torch.float32:
             draw = self.corruption.draw  # type: ignore[attr-defined]
-            return [
+            noise = [
                 draw(self._like.new_empty(rows, *shape, dtype=dtype), std, self.generator) if is_noisy else None
                 for rows, is_noisy in zip(sizes, noisy, strict=True)
+            ]
+            return [
+                part + changes[layer, stream] if part is not None and (layer, stream) in changes else part
+                for stream, part in enumerate(noise)
             ]
         if not isinstance(kernels, Library):
             assert seed is not None
@@ -476,8 +539,8 @@ class Ladder(nn.Module):
         drawn = [size if is_noisy else 0 for size, is_noisy in zip(sizes, noisy, strict=True)]
         if not any(drawn):
             return [None] * len(sizes)
-        noise = torch.split(normal(kernels, (sum(drawn), *shape), std=std, generator=self.generator), drawn)
-        return [part if is_noisy else None for part, is_noisy in zip(noise, noisy, strict=True)]
+        parts = torch.split(normal(kernels, (sum(drawn), *shape), std=std, generator=self.generator), drawn)
+        return [part if is_noisy else None for part, is_noisy in zip(parts, noisy, strict=True)]
 
     # After training: the clean path with stored statistics.
 

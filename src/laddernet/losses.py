@@ -23,10 +23,14 @@ class Task:
         what the noisy path sends into the decoder.
     cost : callable
         ``(logits, y, weight=None)`` to a scalar, the mean over rows of each row's cost times its weight.
+    divergence : callable
+        ``(logits, others)`` to a scalar, the sum over rows of how far the second answer is from the first: the
+        Kullback-Leibler divergence of the answers as distributions, a value's being Gaussian with variance 1.
     """
 
     activate: Callable[[Tensor], Tensor]
     cost: Callable[..., Tensor]
+    divergence: Callable[[Tensor, Tensor], Tensor]
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -122,9 +126,23 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, weight: Tensor | None = None
     return _mean(cost, weight)
 
 
+def _between_classes(logits: Tensor, others: Tensor) -> Tensor:
+    p, q = torch.log_softmax(logits, dim=1), torch.log_softmax(others, dim=1)
+    return functional.kl_div(q, p, reduction="sum", log_target=True)
+
+
+def _between_values(output: Tensor, others: Tensor) -> Tensor:
+    return functional.mse_loss(others, output, reduction="sum") / 2
+
+
+def _between_labels(logits: Tensor, others: Tensor) -> Tensor:
+    p = torch.sigmoid(logits)
+    return (p * (logits - others) + functional.softplus(others) - functional.softplus(logits)).sum()
+
+
 TASKS: dict[str, Task] = {
-    "classification": Task(activate=_softmax, cost=cross_entropy),
-    "regression": Task(activate=lambda output: output, cost=squared_error),
-    "multilabel": Task(activate=torch.sigmoid, cost=binary_cross_entropy),
+    "classification": Task(activate=_softmax, cost=cross_entropy, divergence=_between_classes),
+    "regression": Task(activate=lambda output: output, cost=squared_error, divergence=_between_values),
+    "multilabel": Task(activate=torch.sigmoid, cost=binary_cross_entropy, divergence=_between_labels),
 }
 """The tasks by the name that `Ladder` takes."""

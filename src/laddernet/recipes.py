@@ -23,7 +23,7 @@ class Recipe:
         Name of the encoder in `networks`; empty for a fully connected one of `hidden_layer_sizes`.
     hidden_layer_sizes, variant, noise_std, denoising_weights, learning_rate, decay_start, batch_size, max_epochs
         As in `LadderClassifier`.
-    combinator, ladder_options
+    combinator, ladder_options, training_options
         As in `LadderClassifier`.
     labeled_statistics : bool
         Whether to test with the statistics of the labelled training rows alone, as the original code does.
@@ -60,6 +60,7 @@ class Recipe:
     input_scaling: str = "none"
     combinator: str = "gaussian"
     ladder_options: Mapping[str, Any] | None = None
+    training_options: Mapping[str, Any] | None = None
     labeled_statistics: bool = False
     ablation: str = ""
     baseline_noise_std: float | tuple[float, ...] = 0.3
@@ -98,7 +99,7 @@ class Recipe:
         )
 
 
-_LATER = {"combinator": "gaussian", "ladder_options": None}
+_LATER = {"combinator": "gaussian", "ladder_options": None, "training_options": None}
 """Settings that came later, which results files name only where they are not the usual ones."""
 _MNIST_LAYERS = (1000, 500, 250, 250, 250)
 _MNIST_BASELINE_NOISE = (0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)

@@ -89,7 +89,7 @@ def train_together(
         If a cost becomes infinite or NaN in one of them.
     ValueError
         If there is a patience, the numbers do not agree, not all have weights or none has, or the ladders have
-        convolutions or dropout.
+        convolutions, dropout, or a corruption that depends on the network.
     """
     counts = {len(rows.x) for rows in labeled}
     if config.patience is not None:
@@ -98,6 +98,8 @@ def train_together(
         raise ValueError("each ladder needs labelled rows, as many as the others, and a generator.")
     if any(len(shape) > 1 for shape in ladders[0].shapes) or any(isinstance(m, Dropout) for m in ladders[0].modules()):
         raise ValueError("only fully connected ladders without dropout can be trained together: train one at a time.")
+    if hasattr(ladders[0].corruption, "changes"):
+        raise ValueError("ladders whose corruption depends on the network cannot be trained together: one at a time.")
     weights = [rows.weight for rows in labeled if rows.weight is not None]
     if len(weights) not in (0, len(labeled)):
         raise ValueError("either all ladders have weights of their labelled rows, or none has.")

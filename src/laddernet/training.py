@@ -14,7 +14,7 @@ from torch import Tensor
 from laddernet.errors import TrainingError
 from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder, project
-from laddernet.noise import Corruption, gaussian, masking
+from laddernet.noise import Corruption, VirtualAdversarial, gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
 from laddernet.steps import Epochs
@@ -484,7 +484,7 @@ def uses_cuda_graph(device: torch.device, config: TrainingConfig, steps: int, co
     ``kernels="compiled"`` says that they can be.
     """
     wanted = config.kernels == "compiled" or (config.kernels == "auto" and steps >= GRAPHED_STEPS)
-    known = corruption in (gaussian, masking) or config.kernels == "compiled"
+    known = corruption in (gaussian, masking) or type(corruption) is VirtualAdversarial or config.kernels == "compiled"
     return device.type == "cuda" and wanted and known
 
 
