@@ -27,9 +27,10 @@ from torch.nn import functional
 from laddernet.data import load
 from laddernet.data.labels import choose_labeled
 from laddernet.ladder import Ladder
+from laddernet.loop import Callback
 from laddernet.networks import mlp
 from laddernet.reproduce import describe_machine, versions
-from laddernet.training import Callback, TrainingConfig, Validation, make_optimizer, step_context, train
+from laddernet.training import TrainingConfig, Validation, make_optimizer, step_context, train
 
 WIDTH, EPOCHS, LABELS, HELD_OUT = 250, 10, 100, 10_000
 VARIANTS = ("full", "gamma", "baseline")

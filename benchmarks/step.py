@@ -27,9 +27,10 @@ from torch import nn
 
 from laddernet.kernels import Library
 from laddernet.ladder import Ladder
+from laddernet.loop import Callback
 from laddernet.networks import mlp
 from laddernet.reproduce import describe_machine, versions
-from laddernet.training import Callback, TrainingConfig, make_optimizer, step_context, train
+from laddernet.training import TrainingConfig, make_optimizer, step_context, train
 
 WIDTHS = (784, 1000, 500, 250, 250, 250, 10)
 ROWS = 100

@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from conftest import sections
 from laddernet import LadderClassifier, LadderRegressor, TrainingError
-from laddernet.training import Callback
+from laddernet.loop import Callback
 
 IRIS_X, IRIS_Y = load_iris(return_X_y=True)
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)

@@ -21,7 +21,8 @@ from conftest import sections
 from laddernet import Ladder, LadderClassifier
 from laddernet.data import choose_labeled
 from laddernet.networks import mlp
-from laddernet.training import LinearDecay, TrainingConfig, batches, steps_per_epoch, train
+from laddernet.sampling import Batches
+from laddernet.training import LinearDecay, TrainingConfig, steps_per_epoch, train
 
 DIGITS_X, DIGITS_Y = load_digits(return_X_y=True)
 both_ways = pytest.mark.parametrize("fused", [False, True], ids=["torch", "kernels"])
@@ -208,7 +209,7 @@ def no_hang():
 
 @pytest.mark.parametrize("labels", [1, 2, 9, 10, 11, 20])
 def test_fault_14_any_number_of_labels_gives_batches(labels, no_hang):
-    stream = batches(labels, 10, torch.Generator())
+    stream = Batches(labels, 10, torch.Generator())
     taken = list(itertools.islice(stream, 6))
     assert [len(batch) for batch in taken] == [min(labels, 10)] * 6
     if labels <= 10:

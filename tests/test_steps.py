@@ -7,7 +7,7 @@ from laddernet.ladder import Ladder
 from laddernet.networks import mlp
 from laddernet.noise import gaussian, masking
 from laddernet.optimizer import Adam
-from laddernet.steps import STEPS_A_LAUNCH, Eager, Epochs, Graphed, launch_size
+from laddernet.steps import STEPS_A_LAUNCH, Eager, Graphed, Steps, launch_size
 from laddernet.training import TrainingConfig, train, uses_cuda_graph
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -31,17 +31,17 @@ def test_without_a_graph_each_batch_is_a_step_with_its_own_rate():
     assert seen == [([[1, 2], [3]], 0.5), ([[4, 5], [6]], 0.25)]
 
 
-def test_an_epochs_steps_are_numbered_through_the_run():
+def test_steps_are_numbered_through_the_run():
     value = torch.nn.Parameter(torch.zeros(3))
     optimizer, ended, seen = Adam([value], lr=1.0), [], []
 
     def step(rows):
         seen.append((int(rows[0]), optimizer.param_groups[0]["lr"]))
 
-    run = Epochs(step, optimizer, torch.device("cpu"), [], steps=3, graphed=False)
+    run = Steps(step, optimizer, torch.device("cpu"), [], divide=3, graphed=False)
     batches = ((torch.tensor(i),) for i in itertools.count())
-    for epoch in (1, 2):
-        run(epoch, batches, lambda n: 1.0 - n / 8, lambda: ended.append(len(seen)))
+    for first in range(0, 6, run.size):
+        run(first, batches, lambda n: 1.0 - n / 8, lambda: ended.append(len(seen)))
     assert seen == [(n, 1.0 - n / 8) for n in range(6)]
     assert ended == [1, 2, 3, 4, 5, 6]
 

@@ -10,9 +10,10 @@ from laddernet import LadderClassifier, TrainingError
 from laddernet.data import hide_labels, load
 from laddernet.estimators import fit_together
 from laddernet.ladder import VARIANTS, Ladder
+from laddernet.loop import Callback
 from laddernet.networks import mlp
 from laddernet.together import Labeled, train_together
-from laddernet.training import Callback, TrainingConfig, train
+from laddernet.training import TrainingConfig, train
 
 SEEDS = (3, 7, 8)
 

@@ -10,14 +10,14 @@ from torch import nn
 from conftest import sections
 from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
+from laddernet.loop import Callback
 from laddernet.networks import mlp
+from laddernet.sampling import Batches
 from laddernet.training import (
-    Callback,
     LinearDecay,
     TrainingConfig,
     TrainingInterrupted,
     Validation,
-    batches,
     cpu_capabilities,
     decay_of,
     has_fast_bfloat16,
@@ -58,7 +58,7 @@ def run(config=None, validate=None, callback=None, **settings):
 @given(st.integers(1, 60), st.integers(2, 20), st.integers(0, 100))
 def test_a_pass_holds_each_row_at_most_once(rows, batch_size, seed):
     per_epoch = steps_per_epoch(rows, batch_size)
-    stream = batches(rows, batch_size, generator(seed))
+    stream = Batches(rows, batch_size, generator(seed))
     for _ in range(3):
         one_pass = torch.cat(list(itertools.islice(stream, per_epoch))).tolist()
         assert len(set(one_pass)) == len(one_pass)
@@ -67,13 +67,13 @@ def test_a_pass_holds_each_row_at_most_once(rows, batch_size, seed):
 
 
 def test_rows_dropped_from_one_pass_come_in_another():
-    stream = batches(25, 10, generator())
+    stream = Batches(25, 10, generator())
     seen = set(torch.cat(list(itertools.islice(stream, 40))).tolist())
     assert seen == set(range(25))
 
 
 def test_passes_are_shuffled_anew():
-    first, second = itertools.islice(batches(30, 30, generator()), 2)
+    first, second = itertools.islice(Batches(30, 30, generator()), 2)
     assert first.tolist() != second.tolist()
     assert sorted(first.tolist()) == sorted(second.tolist())
 
@@ -478,7 +478,10 @@ def test_a_cost_that_is_not_finite_stops_the_run():
     ladder, x, x_labeled, y = problem()
     x[3, 1] = math.inf
     recorder = Recorder()
-    with pytest.raises(TrainingError, match="the cost became nan in epoch 1 .*layer 0.*Lower the learning rate"):
+    with pytest.raises(
+        TrainingError,
+        match="the cost became nan in epoch 1, step 1 of 1, beginning in layer 1 .*Lower the learning rate",
+    ):
         train(
             ladder,
             x,

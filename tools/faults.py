@@ -140,8 +140,12 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         9,
         "a rate that is logged as decaying while the optimiser's stays",
         [
-            ("training.py", "lambda step: config.learning_rate * decay(step)", "lambda step: config.learning_rate"),
-            ("training.py", 'float(optimizer.param_groups[0]["lr"])', "config.learning_rate * decay(per_epoch)"),
+            ("loop.py", "batches, self._rate, self._callback", "batches, lambda step: self._rate(0), self._callback"),
+            (
+                "loop.py",
+                'float(self._optimizer.param_groups[0]["lr"])',
+                "self._rate(progress.epoch * self._steps_per_epoch)",
+            ),
         ],
     ),
     (
@@ -155,8 +159,8 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "training.py",
-                "            ladder.train()\n",
-                "            ladder.train()\n"
+                "        for epoch in loop(step, rows):\n",
+                "        for epoch in loop(step, rows):\n"
                 "            optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)\n",
             )
         ],
@@ -181,11 +185,8 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         14,
         "hanging when there are as many labels as a batch, or fewer",
         [
-            (
-                "training.py",
-                "range(0, max(rows - batch_size, 0) + 1, batch_size)",
-                "range(0, rows - batch_size, batch_size)",
-            )
+            ("sampling.py", "max(rows - batch_size, 0)", "rows - batch_size - 1"),
+            ("sampling.py", "if self._next > self._last:", "while self._next > self._last:"),
         ],
     ),
     (

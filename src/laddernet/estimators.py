@@ -5,9 +5,10 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -35,13 +36,13 @@ from torch import nn
 
 from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
 from laddernet.ladder import Ladder, Variant, default_weights
+from laddernet.loop import Callback, EpochRecord
 from laddernet.networks import mlp
+from laddernet.resume import Checkpoint
 from laddernet.rungs import count_rungs
 from laddernet.scaling import InputScaling, Scaling, Whitening, fit_scaling
 from laddernet.together import Labeled, train_together
 from laddernet.training import (
-    Callback,
-    EpochRecord,
     Precision,
     TrainingConfig,
     TrainingInterrupted,
@@ -223,10 +224,12 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         sample_weight: ArrayLike | None = None,
         *,
         callback: Callback | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
     ) -> Self:
         """Train on labelled and unlabelled rows.
 
-        Ctrl-C ends the training early: the model keeps what it has learned, with a warning, and can predict.
+        Ctrl-C ends the training early: the model keeps what it has learned, with a warning, and can predict. With a
+        checkpoint it raises `TrainingStopped` instead, as SIGTERM does, and the same call goes on from there.
 
         Parameters
         ----------
@@ -239,6 +242,10 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             negative. Those of unlabelled rows have no meaning.
         callback : Callback, optional
             Watches the training.
+        checkpoint : Checkpoint, str or Path, optional
+            File in which the training's state is kept, and from which it goes on where it is there already, as it would
+            have gone on without the break: give the same rows, settings and whole number as `random_state`. It stays
+            when the training is done.
 
         Returns
         -------
@@ -250,14 +257,25 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If X, y or a setting cannot be used; the message says why. The model is left as it was.
         TrainingError
             If a cost becomes infinite or NaN.
+        RunError
+            If the checkpoint is of another training, damaged, or in use by another process.
         """
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        keeper = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        callback = callback if callback is not None or not self.verbose else _progress()
         with self._all_or_nothing():
-            self._fit(X, y, sample_weight, callback if callback is not None or not self.verbose else _progress())
+            self._fit(X, y, sample_weight, callback, keeper)
         return self
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, callback: Callback | None) -> None:
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        callback: Callback | None,
+        keeper: Checkpoint | None,
+    ) -> None:
         start = self._prepare(X, y, sample_weight)
         self._train(
             start.ladder,
@@ -267,6 +285,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             seed=start.seed,
             validate=start.validate,
             callback=callback,
+            keeper=keeper,
         )
         self._keep(start)
 
@@ -336,21 +355,24 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         seed: int,
         earlier: Sequence[EpochRecord] = (),
+        keeper: Checkpoint | None = None,
         **others: Any,
     ) -> None:
         """Call `train`, and set what it tells of the training."""
         interrupted = False
         try:
-            history = train(
-                ladder,
-                x,
-                known.x,
-                torch.from_numpy(known.y).to(x.device),
-                config,
-                generator=_batch_generator(seed),
-                weight=self._relative_weights(known),
-                **others,
-            )
+            with nullcontext() if keeper is None else keeper.held():
+                history = train(
+                    ladder,
+                    x,
+                    known.x,
+                    torch.from_numpy(known.y).to(x.device),
+                    config,
+                    generator=_batch_generator(seed),
+                    weight=self._relative_weights(known),
+                    keeper=keeper,
+                    **others,
+                )
         except TrainingInterrupted as interruption:
             history, interrupted = interruption.history, True
             warnings.warn(
@@ -809,7 +831,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     interrupted_ : bool
         Whether Ctrl-C ended the training early.
     history_ : list of dict
-        One an epoch; see `laddernet.training.EpochRecord`. `validation_error` is the share of wrong answers.
+        One an epoch; see `laddernet.loop.EpochRecord`. `validation_error` is the share of wrong answers.
     precision_ : str
         What ``precision="auto"`` stood for.
     ladder_ : Ladder
@@ -1060,7 +1082,12 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
 
 def fit_together(
-    models: Sequence[LadderClassifier], X: ArrayLike, labels: Sequence[ArrayLike], *, callback: Callback | None = None
+    models: Sequence[LadderClassifier],
+    X: ArrayLike,
+    labels: Sequence[ArrayLike],
+    *,
+    callback: Callback | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Fit several classifiers on the same rows at once, as one batched network: seeds of one experiment.
 
@@ -1075,6 +1102,8 @@ def fit_together(
         For each model, as `fit` takes them; as many labelled rows in each.
     callback : Callback, optional
         Watches the training; its records are those of the first model.
+    checkpoint : Checkpoint, optional
+        As in `LadderClassifier.fit`.
 
     Raises
     ------
@@ -1093,7 +1122,7 @@ def fit_together(
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(model._all_or_nothing())
-        _fit_together(models, X, labels, callback)
+        _fit_together(models, X, labels, callback, checkpoint)
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -1107,7 +1136,11 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _fit_together(
-    models: Sequence[LadderClassifier], X: ArrayLike, labels: Sequence[ArrayLike], callback: Callback | None
+    models: Sequence[LadderClassifier],
+    X: ArrayLike,
+    labels: Sequence[ArrayLike],
+    callback: Callback | None,
+    keeper: Checkpoint | None,
 ) -> None:
     starts: list[_Start] = []
     for model, y in zip(models, labels, strict=True):
@@ -1118,14 +1151,16 @@ def _fit_together(
         Labeled(start.known.x, torch.from_numpy(start.known.y).to(x.device), model._relative_weights(start.known))
         for model, start in zip(models, starts, strict=True)
     ]
-    histories = train_together(
-        [start.ladder for start in starts],
-        x,
-        labeled,
-        starts[0].config,
-        generators=[_batch_generator(start.seed) for start in starts],
-        callback=callback,
-    )
+    with nullcontext() if keeper is None else keeper.held():
+        histories = train_together(
+            [start.ladder for start in starts],
+            x,
+            labeled,
+            starts[0].config,
+            generators=[_batch_generator(start.seed) for start in starts],
+            callback=callback,
+            keeper=keeper,
+        )
     for model, start, history in zip(models, starts, histories, strict=True):
         start.ladder.generator = None
         model._record(history, 0, interrupted=False)

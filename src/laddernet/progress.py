@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from laddernet.training import Callback, EpochRecord
+from laddernet.loop import Callback, EpochRecord
 
 _PLAIN_LINES = 10
 

@@ -20,8 +20,9 @@ from laddernet import __version__
 from laddernet.data import DATASETS, Dataset, hide_labels, load
 from laddernet.errors import RunError
 from laddernet.ladder import Ladder
+from laddernet.loop import Callback
 from laddernet.recipes import Recipe
-from laddernet.training import Callback, Precision, cpu_threads
+from laddernet.training import Precision, cpu_threads
 
 
 @dataclass(frozen=True, kw_only=True)

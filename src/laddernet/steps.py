@@ -17,16 +17,21 @@ def launch_size(steps: int) -> int:
     return max(size for size in range(1, STEPS_A_LAUNCH + 1) if steps % size == 0)
 
 
-class Epochs:
-    """Makes an epoch's steps, one by one or in launches of a CUDA graph.
+class Steps:
+    """Makes steps one by one, or in launches of a CUDA graph.
 
     Parameters
     ----------
     step, optimizer, device, generators
         See `Graphed`.
-    steps : int
-        Of an epoch.
+    divide : int
+        What the number of steps in a launch must divide.
     graphed : bool
+
+    Attributes
+    ----------
+    size : int
+        Steps that each call makes.
     """
 
     def __init__(
@@ -36,25 +41,24 @@ class Epochs:
         device: torch.device,
         generators: Sequence[torch.Generator | None],
         *,
-        steps: int,
+        divide: int,
         graphed: bool,
     ) -> None:
-        self._steps, self._size = steps, launch_size(steps) if graphed else 1
+        self.size = launch_size(divide) if graphed else 1
         self._launch = Graphed(step, optimizer, device, generators) if graphed else Eager(step, optimizer, device)
 
     def __call__(
         self,
-        epoch: int,
+        first: int,
         batches: Iterator[tuple[Tensor, ...]],
         rate: Callable[[int], float],
         on_step_end: Callable[[], None],
     ) -> None:
-        """Make the steps of an epoch, the first being 1, with the learning rate of each of the run's steps from 0."""
-        for first in range((epoch - 1) * self._steps, epoch * self._steps, self._size):
-            rates = [rate(step) for step in range(first, first + self._size)]
-            self._launch([next(batches) for _ in rates], rates)
-            for _ in rates:
-                on_step_end()
+        """Make the run's steps from `first` on, each with its learning rate."""
+        rates = [rate(step) for step in range(first, first + self.size)]
+        self._launch([next(batches) for _ in rates], rates)
+        for _ in rates:
+            on_step_end()
 
 
 class Eager:

@@ -4,8 +4,7 @@ Each ladder keeps its own weights, batches and noise, and learns what it would l
 """
 
 import copy
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,19 +12,17 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state
 
 from laddernet.ladder import Ladder, project
+from laddernet.loop import Callback, EpochRecord, Keeper, Loop
 from laddernet.optimizer import Adam
 from laddernet.rungs import Dropout
-from laddernet.steps import Epochs
 from laddernet.training import (
-    Callback,
-    EpochRecord,
     TrainingConfig,
     WeightAverage,
     as_vector,
     decay_of,
-    draw_batches,
-    record_of,
+    identity,
     resolve_precision,
+    sampler,
     steps_per_epoch,
     tensor_cores,
     uses_compiled_kernels,
@@ -59,6 +56,7 @@ def train_together(
     *,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
+    keeper: Keeper | None = None,
 ) -> list[list[EpochRecord]]:
     """Train ladders in place and set their statistics to the exact ones, as `training.train` does for one.
 
@@ -77,6 +75,8 @@ def train_together(
         On the CPU; each shuffles one ladder's streams.
     callback : Callback, optional
         Its records are those of the first ladder.
+    keeper : Keeper, optional
+        As in `training.train`.
 
     Returns
     -------
@@ -120,9 +120,24 @@ def train_together(
     x_labeled, y = torch.cat([rows.x for rows in labeled]), torch.cat([rows.y for rows in labeled])
     weight = torch.cat(weights) if weights else None
     decay = decay_of(config, config.epochs * per_epoch)
-    drawn = [draw_batches(count, len(x) if base.decoder else None, config, generator) for generator in generators]
-    batches = (_stacked(each, offsets) for each in zip(*drawn, strict=True))
-    sums = torch.zeros(len(ladders), len(base.denoising_weights) + 2, dtype=x.dtype, device=x.device)
+    samplers = [sampler(count, len(x) if base.decoder else None, config, generator) for generator in generators]
+    average = WeightAverage(list(parameters.values()))
+    loop = Loop(
+        {"ladders": _Stacked(parameters), "average": average},
+        samplers=samplers,
+        optimizer=optimizer,
+        generators=[ladder.generator for ladder in ladders],
+        like=x.new_empty(()),
+        weights=base.denoising_weights,
+        epochs=config.epochs,
+        steps_per_epoch=per_epoch,
+        rate=lambda step: config.learning_rate * decay(step),
+        graphed=uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption),
+        identity=identity(ladders[0], x, x_labeled, y, weight, config, generators),
+        keeper=keeper,
+        callback=callback or Callback(),
+    )
+    batches = (_stacked(each, offsets) for each in zip(*samplers, strict=True))
 
     def step(rows: tuple[Tensor, ...]) -> None:
         of_labeled, *of_unlabeled = rows
@@ -140,41 +155,40 @@ def train_together(
         optimizer.step()
         for name in base.projected:
             project(parameters[name], networks=len(ladders))
-        sums.add_(vectors.detach())
+        loop.log.add(vectors)
 
-    graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption)
-    sources = [ladder.generator for ladder in ladders]
-    run = Epochs(step, optimizer, x.device, sources, steps=per_epoch, graphed=graphed)
-    callback = callback or Callback()
-    histories: list[list[EpochRecord]] = [[] for _ in ladders]
-    average = WeightAverage(list(parameters.values()))
-    callback.on_train_begin(config.epochs, per_epoch)
     try:
         with tensor_cores(precision):
-            for epoch in range(1, config.epochs + 1):
-                started = time.perf_counter()
-                sums.zero_()
-                run(epoch, batches, lambda step: config.learning_rate * decay(step), callback.on_step_end)
+            for epoch in loop(step, batches):
                 if epoch > config.epochs - config.averaged_epochs:
                     average.add()
-                learning_rate = float(optimizer.param_groups[0]["lr"])
-                for ladder, history, means in zip(ladders, histories, (sums / per_epoch).tolist(), strict=True):
-                    history.append(record_of(epoch, means, learning_rate, ladder))
-                    history[-1]["seconds"] = time.perf_counter() - started
-                callback.on_epoch_end(histories[0][-1])
+        average.put()
     finally:
-        callback.on_train_end()
+        loop.end()
         optimizer.zero_grad()
-        if len(histories[0]) == config.epochs:
-            average.put()
         with torch.no_grad():
             for i, ladder in enumerate(ladders):
                 for name, parameter in ladder.named_parameters():
                     parameter.copy_(parameters[name][i])
-                ladder.steps += len(histories[i]) * per_epoch
+                ladder.steps += loop.progress.epoch * per_epoch
     for ladder in ladders:
         ladder.calibrate(x)
-    return histories
+    return loop.progress.histories
+
+
+class _Stacked:
+    """The parameters of all ladders, one tensor of each name."""
+
+    def __init__(self, parameters: dict[str, Tensor]) -> None:
+        self._parameters = parameters
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self._parameters
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(state[name])
 
 
 class _Batched:

@@ -1,23 +1,25 @@
-"""The training loop: batches, schedule, one optimiser, a record an epoch."""
+"""Training one ladder: the configuration, the schedule, the step, and what is measured on the way."""
 
 import copy
+import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from laddernet.errors import TrainingError
 from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder, project
+from laddernet.loop import Callback, EpochRecord, Keeper, Loop, TrainingStopped
 from laddernet.noise import Corruption, VirtualAdversarial, gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
-from laddernet.steps import Epochs
+from laddernet.rungs import Normalization, Rung
+from laddernet.sampling import Sampler
 
 ONE_THREAD_PARAMETERS = 300_000
 """A ladder with fewer parameters trains on one CPU thread: a second one gains little (nothing for 47-100-100-4, a fifth
@@ -46,25 +48,6 @@ Precision = Literal["auto", "float32", "tf32", "bfloat16", "float64"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "tf32", "bfloat16", "float64")
 
 
-class EpochRecord(TypedDict):
-    """What `history_` and `history.jsonl` hold for each epoch.
-
-    `epoch` counts from 1; `seconds` is the epoch's own time; `learning_rate` was read back from the optimiser at
-    the epoch's last step; costs are means over the epoch's steps, `denoising_costs` one a layer, unweighted, None
-    where the weight is 0. `validation_error` is that of held-out labelled rows, `validation_denoising_cost` the
-    weighted sum of the denoising costs of held-out rows, labelled or not.
-    """
-
-    epoch: int
-    seconds: float
-    learning_rate: float
-    cost: float
-    supervised_cost: float
-    denoising_costs: list[float | None]
-    validation_error: NotRequired[float]
-    validation_denoising_cost: NotRequired[float]
-
-
 class Validation(NamedTuple):
     """What was measured on rows that training does not see; see `EpochRecord`."""
 
@@ -84,22 +67,6 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, history: list[EpochRecord]) -> None:
         super().__init__(f"interrupted after {len(history)} epochs")
         self.history = history
-
-
-class Callback:
-    """Watches a training run; subclass it and override what is of interest."""
-
-    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """Called once, before the first step."""
-
-    def on_step_end(self) -> None:
-        """Called after each step."""
-
-    def on_epoch_end(self, record: EpochRecord) -> None:
-        """Called with each epoch's record."""
-
-    def on_train_end(self) -> None:
-        """Called once, also when training is broken off by an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +205,16 @@ class WeightAverage:
         for mean, tensor in zip(self._means, self._tensors, strict=True):
             mean.lerp_(tensor, 1 / self._count)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means and how many values they are of."""
+        return {"count": self._count, "means": {str(i): mean for i, mean in enumerate(self._means)}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self._count = state["count"]
+        means = [state["means"][str(i)] for i in range(len(state["means"]))]
+        self._means = [mean.to(tensor) for mean, tensor in zip(means, self._tensors, strict=False)]
+
     @torch.no_grad()
     def put(self) -> None:
         """Set the tensors to the mean, if any values were counted."""
@@ -286,39 +263,15 @@ def has_fast_bfloat16(capabilities: Mapping[str, Any]) -> bool:
     return bool(capabilities.get("amx_bf16", False) or vector)
 
 
-def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield row numbers, endlessly: pass after pass, each shuffled anew, without replacement within a pass.
-
-    A last batch shorter than the others is dropped from its pass (its rows come in another); where the rows are
-    fewer than a batch, or just one, every batch is all of them.
-
-    Parameters
-    ----------
-    rows : int
-    batch_size : int
-    generator : torch.Generator
-        On the CPU.
-
-    Yields
-    ------
-    int64 Tensor of shape (min(rows, batch_size),)
-    """
-    while True:
-        order = torch.randperm(rows, generator=generator)
-        for start in range(0, max(rows - batch_size, 0) + 1, batch_size):
-            yield order[start : start + batch_size]
-
-
-def draw_batches(
-    labeled: int, unlabeled: int | None, config: TrainingConfig, generator: torch.Generator
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield each step's row numbers, endlessly: of labelled rows and, where there are any, of unlabelled ones."""
-    unlabeled_batches = None if unlabeled is None else batches(unlabeled, config.batch_size, generator)
-    labeled_batches = batches(labeled, config.batch_size, generator)
-    copies = max(config.batch_size // labeled, 1) if config.repeat_labels else 1
-    while True:
-        of_labeled = next(labeled_batches).repeat(copies)
-        yield (of_labeled,) if unlabeled_batches is None else (of_labeled, next(unlabeled_batches))
+def sampler(labeled: int, unlabeled: int | None, config: TrainingConfig, generator: torch.Generator) -> Sampler:
+    """Return what draws each step's rows for a configuration."""
+    return Sampler(
+        labeled,
+        unlabeled,
+        batch_size=config.batch_size,
+        repeat_labels=config.repeat_labels,
+        generator=generator,
+    )
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -339,6 +292,7 @@ def train(
     rows_before: int = 0,
     validate: Callable[[Ladder], Validation] | None = None,
     callback: Callback | None = None,
+    keeper: Keeper | None = None,
 ) -> list[EpochRecord]:
     """Train a ladder in place and set its statistics to the exact ones.
 
@@ -362,6 +316,9 @@ def train(
     validate : callable, optional
         Measures after each epoch, from rows that training does not see.
     callback : Callback, optional
+    keeper : Keeper, optional
+        Keeps the run's state, and gives it back where the same run was begun before: it then goes on from there, and
+        ends as it would have (`resume.Checkpoint`).
 
     Returns
     -------
@@ -373,6 +330,8 @@ def train(
         If a cost becomes infinite or NaN.
     TrainingInterrupted
         Where a KeyboardInterrupt arrives in training; the ladder keeps what it has.
+    TrainingStopped
+        Where the keeper was asked to stop; the ladder is of no use.
     ValueError
         If there is a patience and nothing to judge by.
     """
@@ -381,9 +340,28 @@ def train(
     optimizer = optimizer or make_optimizer(ladder, config)
     per_epoch = steps_per_epoch(len(x), config.batch_size)
     decay = decay_of(config, config.epochs * per_epoch)
-    drawn = draw_batches(len(x_labeled), len(x) if ladder.decoder else None, config, generator)
-    sums = torch.zeros(len(ladder.denoising_weights) + 2, dtype=x.dtype, device=x.device)
-
+    rows = sampler(len(x_labeled), len(x) if ladder.decoder else None, config, generator)
+    average = WeightAverage(list(ladder.parameters()))
+    best = _Best()
+    graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladder.corruption)
+    loop = Loop(
+        {"ladder": ladder, "average": average, "best": best},
+        samplers=[rows],
+        optimizer=optimizer,
+        generators=[ladder.generator],
+        like=x.new_empty(()),
+        weights=ladder.denoising_weights,
+        epochs=config.epochs,
+        steps_per_epoch=per_epoch,
+        rate=lambda step: config.learning_rate * decay(step),
+        graphed=graphed and isinstance(optimizer, Adam),
+        identity=identity(ladder, x, x_labeled, y, weight, config, [generator]),
+        keeper=keeper,
+        callback=callback or Callback(),
+        where=partial(_first_broken, ladder),
+    )
+    if config.patience is not None and loop.progress.epoch - best.progress >= config.patience:
+        loop.stop()  # as it had when it was kept
     projected = [ladder.get_parameter(name) for name in ladder.projected]
 
     def step(rows: tuple[Tensor, ...]) -> None:
@@ -402,56 +380,37 @@ def train(
             project(parameter)
             if isinstance(optimizer, Adam):
                 optimizer.refresh(parameter)
-        sums.add_(as_vector(costs).detach())
+        loop.log.add(as_vector(costs).unsqueeze(0))
 
-    average = WeightAverage(list(ladder.parameters()))
-    callback = callback or Callback()
     interrupted = False
     measured = x[:: -(-len(x) // VALIDATION_ROWS)]
-    history: list[EpochRecord] = []
-    best: _Best | None = None
-    callback.on_train_begin(config.epochs, per_epoch)
+    history = loop.progress.histories[0]
     threads = torch.get_num_threads()
     stack = ExitStack()
     try:
         torch.set_num_threads(cpu_threads(ladder))
         context = step_context(ladder, optimizer, config, steps=config.epochs * per_epoch)
         autocast = stack.enter_context(context)
-        graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladder.corruption)
-        graphed = graphed and isinstance(optimizer, Adam)
-        run = Epochs(step, optimizer, x.device, [ladder.generator], steps=per_epoch, graphed=graphed)
-        for epoch in range(1, config.epochs + 1):
-            started = time.perf_counter()
-            ladder.train()
-            sums.zero_()
-            run(epoch, drawn, lambda step: config.learning_rate * decay(step), callback.on_step_end)
+        ladder.train()
+        for epoch in loop(step, rows):
             if epoch > config.epochs - config.averaged_epochs:
                 average.add()
-            learning_rate = float(optimizer.param_groups[0]["lr"])
-            record = record_of(epoch, (sums / per_epoch).tolist(), learning_rate, ladder)
-            ladder.eval()
             if validate is not None:
-                ladder.calibrate(measured)
-                error, denoising_cost = validate(ladder)
-                record["validation_error"] = error
-                if denoising_cost is not None:
-                    record["validation_denoising_cost"] = denoising_cost
-            record["seconds"] = time.perf_counter() - started
-            history.append(record)
-            callback.on_epoch_end(record)
+                _validate(ladder, measured, validate, history[-1])
             if config.patience is not None:
-                best = _Best.after(best, record, ladder)
+                best.see(history[-1], ladder)
                 if epoch - best.progress >= config.patience:
-                    break
+                    loop.stop()
+    except TrainingStopped:
+        raise
     except KeyboardInterrupt:
         interrupted = True
     finally:
         stack.close()
         optimizer.zero_grad()  # on a GPU they would keep the graph's memory
         torch.set_num_threads(threads)
-        callback.on_train_end()
-    if best is not None:
-        ladder.load_state_dict(best.state)
+        loop.end()
+    best.put(ladder)
     if not interrupted:
         average.put()
     ladder.eval()
@@ -459,6 +418,31 @@ def train(
     if interrupted:
         raise TrainingInterrupted(history)
     return history
+
+
+def _validate(ladder: Ladder, measured: Tensor, validate: Callable[[Ladder], Validation], record: EpochRecord) -> None:
+    """Measure on rows that training does not see, with the exact statistics of some that it does."""
+    ladder.eval()
+    ladder.calibrate(measured)
+    error, denoising_cost = validate(ladder)
+    record["validation_error"] = error
+    if denoising_cost is not None:
+        record["validation_denoising_cost"] = denoising_cost
+    ladder.train()
+
+
+def _first_broken(ladder: Ladder) -> str | None:
+    """The lowest place whose statistics of the last step are not finite, where it can be told."""
+    if ladder.steps.device.type != "cpu":  # costs are looked at some steps later there
+        return None
+    for name, module in ladder.network.named_modules():
+        if isinstance(module, Normalization) and not all(map(_is_finite, module.statistics.buffers())):
+            return f"layer {module.layer} ({module.name})" if isinstance(module, Rung) else name
+    return None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def make_optimizer(ladder: Ladder, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -526,28 +510,62 @@ def step_context(
         yield lambda: torch.autocast(device, torch.bfloat16, enabled=low)
 
 
-@dataclass(frozen=True)
 class _Best:
-    """The best epoch so far, and when anything last improved."""
+    """The best epoch so far, and when anything last improved; none before the first was seen."""
 
-    error: float
-    denoising_cost: float
-    state: dict[str, Tensor]
-    lowest_cost: float
-    progress: int
+    def __init__(self) -> None:
+        self.error = self.denoising_cost = self.lowest_cost = math.inf
+        self.progress = 0
+        self._weights: dict[str, Tensor] = {}
 
-    @classmethod
-    def after(cls, best: "_Best | None", record: EpochRecord, ladder: Ladder) -> "_Best":
-        epoch, error = record["epoch"], record["validation_error"]
-        cost = record.get("validation_denoising_cost", math.inf)
-        if best is None:
-            return cls(error, cost, copy.deepcopy(ladder.state_dict()), cost, epoch)
-        fell = cost < best.lowest_cost * (1 - LEAST_IMPROVEMENT)
-        lowest = cost if fell else best.lowest_cost
-        progress = epoch if fell or error < best.error else best.progress
-        if (error, cost) < (best.error, best.denoising_cost):
-            return cls(error, cost, copy.deepcopy(ladder.state_dict()), lowest, progress)
-        return cls(best.error, best.denoising_cost, best.state, lowest, progress)
+    def see(self, record: EpochRecord, ladder: Ladder) -> None:
+        """Compare with an epoch that has been validated."""
+        error, cost = record["validation_error"], record.get("validation_denoising_cost", math.inf)
+        first, fell = not self._weights, cost < self.lowest_cost * (1 - LEAST_IMPROVEMENT)
+        if first or fell or error < self.error:
+            self.progress = record["epoch"]
+        if first or fell:
+            self.lowest_cost = cost
+        if first or (error, cost) < (self.error, self.denoising_cost):
+            self.error, self.denoising_cost = error, cost
+            self._weights = copy.deepcopy(ladder.state_dict())
+
+    def put(self, ladder: Ladder) -> None:
+        """Set a ladder to the best epoch's weights, if any epoch was seen."""
+        if self._weights:
+            ladder.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def identity(
+    ladder: Ladder,
+    x: Tensor,
+    x_labeled: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    config: TrainingConfig,
+    generators: Sequence[torch.Generator],
+) -> dict[str, Any]:
+    """What tells a run from others: its settings, its seeds and its data (of many rows, some)."""
+    digest = hashlib.sha256()
+    for tensor in (x[:: -(-len(x) // VALIDATION_ROWS)], x_labeled, y, weight):
+        if tensor is not None:
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {
+        "configuration": asdict(config),
+        "network": [[name, *value.shape] for name, value in ladder.state_dict().items()],
+        "noise_std": ladder.noise_std,
+        "denoising_weights": ladder.denoising_weights,
+        "seeds": [generator.initial_seed() for generator in generators],
+        "rows": [*x.shape],
+        "labelled rows": len(x_labeled),
+        "data": digest.hexdigest(),
+    }
 
 
 def as_vector(costs: Costs) -> Tensor:
@@ -555,31 +573,3 @@ def as_vector(costs: Costs) -> Tensor:
     zero = torch.zeros_like(costs.total)
     parts = [costs.total, costs.supervised, *(zero if cost is None else cost for cost in costs.denoising)]
     return torch.stack(parts)
-
-
-def record_of(epoch: int, means: list[float], learning_rate: float, ladder: Ladder) -> EpochRecord:
-    """Return an epoch's record from its mean costs (see `as_vector`); its seconds are still to be set.
-
-    Raises
-    ------
-    TrainingError
-        If a cost is infinite or NaN.
-    """
-    cost, supervised_cost, *denoising = means
-    if not all(map(math.isfinite, means)):
-        broken = [f"layer {layer}" for layer, mean in enumerate(denoising) if not math.isfinite(mean)]
-        where = f" (denoising cost of {', '.join(broken)})" if broken else ""
-        raise TrainingError(
-            f"the cost became {cost} in epoch {epoch}{where}. Lower the learning rate, or check the input for "
-            "values far outside the rest."
-        )
-    return {
-        "epoch": epoch,
-        "seconds": 0.0,
-        "learning_rate": learning_rate,
-        "cost": cost,
-        "supervised_cost": supervised_cost,
-        "denoising_costs": [
-            mean if weight > 0 else None for mean, weight in zip(denoising, ladder.denoising_weights, strict=True)
-        ],
-    }

@@ -1,0 +1,103 @@
+"""Which rows each training step takes: two streams, shuffled independently, that can be taken up where they were."""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class Batches:
+    """Row numbers, endlessly: pass after pass, each shuffled anew, without replacement within a pass.
+
+    A last batch shorter than the others is dropped from its pass (its rows come in another); where the rows are
+    fewer than a batch, or just one, every batch is all of them. Each is an int64 tensor of shape
+    (min(rows, batch_size),).
+
+    Parameters
+    ----------
+    rows : int
+    batch_size : int
+    generator : torch.Generator
+        On the CPU.
+    """
+
+    def __init__(self, rows: int, batch_size: int, generator: torch.Generator) -> None:
+        self._rows, self._batch_size, self._generator = rows, batch_size, generator
+        self._last = max(rows - batch_size, 0)  # where a pass may still begin a batch
+        self._next = self._last + 1
+        self._before = generator.get_state()
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Tensor:
+        """Return the next batch; there always is one."""
+        if self._next > self._last:
+            self._shuffle()
+        batch = self._order[self._next : self._next + self._batch_size]
+        self._next += self._batch_size
+        return batch
+
+    def _shuffle(self) -> None:
+        self._before = self._generator.get_state()
+        self._order = torch.randperm(self._rows, generator=self._generator)
+        self._next = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it is: what the pass was shuffled with, and how far it has come. It does not grow with the rows.
+
+        The generator's own state, which others may draw from too, is the caller's to keep.
+        """
+        return {"before": self._before, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state; the generator's state is then another."""
+        self._generator.set_state(state["before"])
+        if state["next"] <= self._last:
+            self._shuffle()
+        self._next = state["next"]
+
+
+class Sampler:
+    """Each step's row numbers, endlessly: of labelled rows and, where there are any, of unlabelled ones.
+
+    Parameters
+    ----------
+    labeled : int
+    unlabeled : int or None
+    batch_size : int
+    repeat_labels : bool
+        Take each labelled row as often as fits into a batch, where they are fewer.
+    generator : torch.Generator
+        On the CPU.
+    """
+
+    def __init__(
+        self, labeled: int, unlabeled: int | None, *, batch_size: int, repeat_labels: bool, generator: torch.Generator
+    ) -> None:
+        self._generator = generator
+        self._copies = max(batch_size // labeled, 1) if repeat_labels else 1
+        self._streams = [Batches(rows, batch_size, generator) for rows in (labeled, unlabeled) if rows is not None]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> tuple[Tensor, ...]:
+        """Return the row numbers of the next step."""
+        labeled, *unlabeled = (next(stream) for stream in self._streams)
+        return (labeled.repeat(self._copies), *unlabeled)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where both streams are."""
+        streams = {str(i): stream.state_dict() for i, stream in enumerate(self._streams)}
+        return {"streams": streams, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        for i, stream in enumerate(self._streams):
+            stream.load_state_dict(state["streams"][str(i)])
+        self._generator.set_state(state["generator"])
