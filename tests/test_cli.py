@@ -84,7 +84,7 @@ def test_variants(variant):
     ("arguments", "message"),
     [
         (["train", "minst"], "no data set 'minst'"),
-        (["train"], "Missing argument"),
+        (["train"], "name what to train on, or a run to --resume"),
         (["train", "digits", "--labels", "0"], "--labels"),
         (["train", "digits", "--labels", "9"], "too few"),
         (["train", "digits", "--labels", "1201"], "too many"),

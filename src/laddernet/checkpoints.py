@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from laddernet.preparation import Preparation
 
 FORMAT = 4
+UNFINISHED = "unfinished"
+"""Subfolder of what makes a run; see `laddernet.unfinished`."""
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
@@ -89,9 +91,15 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         ) from error
     if not folder.exists():
         return
+    unfinished = (folder / UNFINISHED).is_dir()
+    if unfinished and not overwrite:
+        raise RunError(
+            f"{folder} holds a run that is not finished: go on with it by --resume, name another folder with --out, or "
+            "give --overwrite."
+        )
     if not overwrite:
         raise RunError(f"{folder} exists already. Name another folder with --out, or give --overwrite.")
-    if not (folder / "config.json").is_file():
+    if not unfinished and not (folder / "config.json").is_file():
         raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten.")
 
 
@@ -343,6 +351,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if (path.parent / UNFINISHED).is_dir():
+            raise RunError(f"{path.parent} is not finished yet: go on with it by train --resume.") from error
         raise RunError(f"{path.parent} is not a run folder: {path.name} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}.") from error

@@ -3,10 +3,12 @@
 import functools
 import itertools
 import json
+import signal
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from laddernet.data.labels import Task
     from laddernet.recipes import Recipe
     from laddernet.tables import FileOptions
+    from laddernet.unfinished import Making
 
 app = typer.Typer(
     name="laddernet",
@@ -98,7 +101,13 @@ _python_format = warnings.formatwarning
 def main() -> None:
     """Entry point of the ``laddernet`` command."""
     warnings.formatwarning = _format_warning
+    signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Let SIGTERM end a command as Ctrl-C does, with its own exit status."""
+    raise KeyboardInterrupt(number)
 
 
 def _format_warning(
@@ -119,9 +128,11 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except (typer.BadParameter, typer.Exit):
             raise
-        except KeyboardInterrupt:
-            _say("interrupted; results that were finished are kept, the unfinished one is not written.")
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as interrupt:
+            notes = getattr(interrupt, "__notes__", [])
+            unkept = "results that were finished are kept, the unfinished one is not written."
+            _say(f"interrupted; {' '.join(notes) or unkept}")
+            raise typer.Exit(143 if interrupt.args == (signal.SIGTERM,) else 130) from None
         except Exception as error:
             if kwargs.get("debug"):
                 raise
@@ -129,7 +140,8 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
 
             known = isinstance(error, (LaddernetError, OSError, ValueError))
             text = " ".join(str(error).split())
-            _say(text if known and text else f"{type(error).__name__}: {text} (--debug shows where)")
+            notes = "".join(f" {note}" for note in getattr(error, "__notes__", []))
+            _say((text if known and text else f"{type(error).__name__}: {text} (--debug shows where)") + notes)
             raise typer.Exit(1) from None
 
     return guarded
@@ -156,7 +168,15 @@ def _root(
 @app.command()
 @_clear_errors
 def train(
-    data: DataFileOrFolder,
+    context: typer.Context,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA|FILE|FOLDER",
+            help=f"A data set: {_KNOWN}; a file: .csv, .tsv, .parquet, .npz or .npy; or a folder of images.",
+            show_default=False,
+        ),
+    ] = None,
     labels: Annotated[
         int | None, typer.Option(min=1, help="How many rows keep their label. [default: the recipe's; of a FILE, all]")
     ] = None,
@@ -197,6 +217,14 @@ def train(
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="Train what learns from the labelled rows alone as well.")
     ] = True,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped or killed; it knows all other options."),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(min=0.01, help="The training's state is kept at the end of epochs, and as often as this."),
+    ] = 5.0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -204,22 +232,54 @@ def train(
 
     A folder of images has a subfolder for each class, and unlabeled/ for those without one.
     """
+    from laddernet.unfinished import Making, TrainOptions, read_options
+
+    if resume is not None:
+        _check_alone(context, "resume", "checkpoint_minutes", "as_json", "debug")
+        making = Making(options=read_options(resume), out=resume, resumed=True, minutes=checkpoint_minutes)
+    elif data is None:
+        raise typer.BadParameter("name what to train on, or a run to --resume.", param_hint="DATA|FILE|FOLDER")
+    else:
+        options = TrainOptions(**{field.name: context.params[field.name] for field in fields(TrainOptions)})
+        making = Making(options=options, out=out, overwrite=overwrite, minutes=checkpoint_minutes)
+    report = _train(making)
+    if as_json:
+        typer.echo(json.dumps(report))
+
+
+def _check_alone(context: typer.Context, *known: str) -> None:
+    """Check that no option was given but these."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in known and source is not None and source.name == "COMMANDLINE":
+            hint = "DATA|FILE|FOLDER" if name == "data" else f"--{name.replace('_', '-')}"
+            raise typer.BadParameter("a run that is taken up again knows what it was asked for.", param_hint=hint)
+
+
+def _train(making: "Making") -> dict[str, Any]:
+    """Check what was asked for, and train on a data set, a file or a folder of images."""
+    asked = making.options
+    data, test, variant, epochs = asked.data, asked.test, asked.variant, asked.epochs
     of_files = {
-        "--label-column": label_column,
-        "--labels-file": labels_file,
+        "--label-column": asked.label_column,
+        "--labels-file": asked.labels_file,
         "--test": test,
-        "--test-fraction": test_fraction,
-        "--task": task,
-        "--drop": drop or None,
-        "--balanced": balanced or None,
-        "--settings": settings,
+        "--test-fraction": asked.test_fraction,
+        "--task": asked.task,
+        "--drop": asked.drop or None,
+        "--balanced": asked.balanced or None,
+        "--settings": asked.settings,
     }
-    given = {"validation_fraction": validation_fraction, "device": device, "precision": precision}
-    for_images = {"--image-size": image_size, "--network": network}
+    given: dict[str, Any] = {
+        "validation_fraction": asked.validation_fraction,
+        "device": asked.device,
+        "precision": asked.precision,
+    }
+    for_images = {"--image-size": asked.image_size, "--network": asked.network}
     if _is_folder(data):
         not_of_images = {
-            "--recipe": recipe,
-            "--data-dir": data_dir,
+            "--recipe": asked.recipe,
+            "--data-dir": asked.data_dir,
             **{k: v for k, v in of_files.items() if not k.startswith("--test")},
         }
         if misplaced := [name for name, value in not_of_images.items() if value is not None]:
@@ -228,46 +288,49 @@ def train(
         from laddernet.folders import ImageOptions
 
         images = ImageOptions(
-            size=image_size or 32,
-            network=(network or "conv-small").replace("-", "_"),
-            labels=labels,
+            size=asked.image_size or 32,
+            network=(asked.network or "conv-small").replace("-", "_"),
+            labels=asked.labels,
             test=test,
-            test_fraction=_test_fraction(test, test_fraction),
-            seed=seed,
+            test_fraction=_test_fraction(test, asked.test_fraction),
+            seed=asked.seed,
         )
-        given |= {"random_state": seed, "max_epochs": epochs or "auto"}
+        given |= {"random_state": asked.seed, "max_epochs": epochs or "auto"}
         given |= {} if variant is None else {"variant": variant}
-        report = train_on_images(Path(data), images, given, baseline=baseline, out=out, overwrite=overwrite)
-    elif misplaced := [name for name, value in for_images.items() if value is not None]:
+        return train_on_images(images, given, making)
+    if misplaced := [name for name, value in for_images.items() if value is not None]:
         raise typer.BadParameter(f"is for a folder of images, which {data} is not.", param_hint=misplaced[0])
-    elif _is_file(data):
+    if _is_file(data):
         from laddernet.commands import train_on_file
 
-        if recipe is not None:
+        if asked.recipe is not None:
             raise typer.BadParameter(f"a recipe is of a data set, and {data} is a file.", param_hint="--recipe")
-        _check_no_data_dir(data, data_dir)
-        options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
+        _check_no_data_dir(data, asked.data_dir)
+        options = _file_options(
+            asked.label_column,
+            asked.labels_file,
+            asked.labels,
+            test,
+            asked.test_fraction,
+            asked.task,
+            asked.drop,
+            asked.seed,
+        )
         given = {name: value for name, value in given.items() if value not in (0.0, "auto")}  # else as in the settings
-        given |= {"random_state": seed}
+        given |= {"random_state": asked.seed}
         given |= {} if variant is None else {"variant": variant}
         given |= {} if epochs is None else {"max_epochs": epochs}
-        given |= {"class_weight": "balanced"} if balanced else {}
-        report = train_on_file(Path(data), options, settings, given, baseline=baseline, out=out, overwrite=overwrite)
-    else:
-        chosen = _choose_recipe(data, labels, recipe, variant, epochs)
-        if misplaced := [name for name, value in of_files.items() if value is not None]:
-            raise typer.BadParameter(f"is for a file, and {data} is a data set.", param_hint=misplaced[0])
-        chosen = replace(chosen, validation_fraction=validation_fraction)
-        from laddernet.commands import train_on_dataset
-        from laddernet.reproduce import Machine
+        given |= {"class_weight": "balanced"} if asked.balanced else {}
+        return train_on_file(options, given, making)
+    chosen = _choose_recipe(data, asked.labels, asked.recipe, variant, epochs)
+    if misplaced := [name for name, value in of_files.items() if value is not None]:
+        raise typer.BadParameter(f"is for a file, and {data} is a data set.", param_hint=misplaced[0])
+    chosen = replace(chosen, validation_fraction=asked.validation_fraction)
+    from laddernet.commands import train_on_dataset
+    from laddernet.reproduce import Machine
 
-        machine = Machine(device=device, precision=precision, data_dir=data_dir)
-        name = recipe or chosen.name
-        report = train_on_dataset(
-            data, chosen, machine, name=name, seed=seed, baseline=baseline, out=out, overwrite=overwrite
-        )
-    if as_json:
-        typer.echo(json.dumps(report))
+    machine = Machine(device=asked.device, precision=asked.precision, data_dir=asked.data_dir)
+    return train_on_dataset(chosen, machine, making, name=asked.recipe or chosen.name)
 
 
 @app.command()
@@ -499,7 +562,10 @@ def reproduce(
     precision: Precision = "auto",
     debug: Debug = False,
 ) -> None:
-    """Run recipes over seeds; each result is appended to OUT/NAME.json as it finishes, and never done twice."""
+    """Run recipes over seeds; each result is appended to OUT/NAME.json as it finishes, and never done twice.
+
+    What was interrupted is gone on with by the same command.
+    """
     from laddernet.recipes import RECIPES
 
     if list_recipes:

@@ -3,6 +3,8 @@
 import shlex
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from laddernet import networks
-from laddernet.checkpoints import check_free, save_run
+from laddernet.checkpoints import save_run
 from laddernet.data import load
 from laddernet.estimators import LadderClassifier
 from laddernet.folders import ImageOptions, prepare_images
 from laddernet.progress import image_progress, progress
 from laddernet.recipes import Recipe
-from laddernet.reproduce import Machine, fit_whole, run_recipe
+from laddernet.reproduce import Machine, fit_whole, run_recipe, seconds_of
+from laddernet.resume import Checkpoint
 from laddernet.tables import (
     FileOptions,
     Prepared,
@@ -29,6 +32,7 @@ from laddernet.tables import (
     score,
     settings_for,
 )
+from laddernet.unfinished import Making
 
 IMAGE_SETTINGS = {"learning_rate": 0.002, "batch_size": 100}
 """Of networks on images, unless others are given: the paper's."""
@@ -39,39 +43,30 @@ def say(text: str) -> None:
     typer.echo(f"laddernet: {text}", err=True)
 
 
-def train_on_dataset(
-    data: str,
-    chosen: Recipe,
-    machine: Machine,
-    *,
-    name: str,
-    seed: int,
-    baseline: bool,
-    out: Path | None,
-    overwrite: bool,
-) -> dict[str, Any]:
+def train_on_dataset(chosen: Recipe, machine: Machine, making: Making, *, name: str) -> dict[str, Any]:
     """Train a recipe on a data set, beside what learns from the labels alone; write the run; return a report."""
+    data, seed = making.options.data, making.options.seed
     title = f"{data}-{chosen.labels}" + ("" if chosen.variant == "full" else f"-{chosen.variant}")
-    usual = Path("runs") / f"{title}-seed-{seed}"
-
-    check_free(out or _new_folder(usual), overwrite=overwrite)
-    rows = load(data, data_dir=machine.data_dir, seed=seed)
-    ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=progress(title=title))
-    metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
+    training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": name}
+    with making.begun(Path("runs") / f"{title}-seed-{seed}") as (folder, checkpoint):
+        rows = load(data, data_dir=machine.data_dir, seed=seed)
+        watch = progress(title=title)
+        ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=watch, checkpoint=checkpoint)
+        metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
+        save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=True)
     table = Table(title=f"{data}, {chosen.labels} labels of {len(rows.y_train)} rows, seed {seed}")
     for column in ("network", "test error", f"wrong of {len(rows.y_test)}", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
     table.add_row(*_table_row(f"ladder ({chosen.variant})", ladder, len(rows.y_test)))
-    if baseline and chosen.variant != "baseline":
-        watch = progress(title="supervised only")
-        supervised = run_recipe(chosen.baseline(), rows, seed=seed, machine=machine, callback=watch)
-        metrics["baseline_test_error"] = round(supervised.test_error, 4)
-        metrics["baseline_seconds"] = round(supervised.seconds, 2)
-        table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))
+    if making.options.baseline and chosen.variant != "baseline":
+        with _comparing(folder):
+            watch = progress(title="supervised only")
+            supervised = run_recipe(chosen.baseline(), rows, seed=seed, machine=machine, callback=watch)
+            metrics["baseline_test_error"] = round(supervised.test_error, 4)
+            metrics["baseline_seconds"] = round(supervised.seconds, 2)
+            table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))
+            save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=True)
     Console().print(table)
-    folder = out or _new_folder(usual)
-    training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": name}
-    save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=overwrite)
     typer.echo(f"run written to {folder}")
     return {
         "dataset": data,
@@ -85,65 +80,51 @@ def train_on_dataset(
     }
 
 
-def train_on_file(
-    path: Path,
-    options: FileOptions,
-    settings: Path | None,
-    given: dict[str, Any],
-    *,
-    baseline: bool,
-    out: Path | None,
-    overwrite: bool,
-) -> dict[str, Any]:
+def train_on_file(options: FileOptions, given: dict[str, Any], making: Making) -> dict[str, Any]:
     """Train on a table, beside simpler models; write the run; return a report."""
-    usual = Path("runs") / f"{path.name.split('.')[0]}-seed-{options.seed}"
-
-    check_free(out or _new_folder(usual), overwrite=overwrite)
-    chosen = read_settings(settings) if settings is not None else {}
-    prepared = prepare(path, options)
-    chosen = settings_for(prepared, chosen | given)
-    known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
-    describe_rows(path, prepared, options.seed)
-    if options.task is None and prepared.task == "regression" and looks_like_classes(prepared):
-        say("the labels are taken for amounts; if they are classes, say --task classification.")
-    if tested == 0:
-        say("there are no test rows, so no error is measured; ask for some with --test-fraction or --test.")
-
+    path = Path(making.options.data)
     outcomes: dict[str, tuple[dict[str, float], float]] = {}
 
-    def fit(name: str, title: str, **others: Any) -> Any:
+    def fit(name: str, title: str, checkpoint: Checkpoint | None = None, **others: Any) -> Any:
         model = prepared.estimator(**chosen | others)
         started = time.perf_counter()
-        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title))
-        seconds = time.perf_counter() - started
+        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title), checkpoint=checkpoint)
+        seconds = seconds_of(model, started)
         outcomes[name] = (score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds)
         return model
 
-    folder = out or _new_folder(usual)
-    training = {
-        "file": path.name,
-        "label": prepared.label,
-        "task": prepared.task,
-        "labels": known,
-        "rows": len(prepared.y_train),
-        "test_rows": tested,
-        "seed": options.seed,
-    }
-
-    def save(measured: dict[str, float], *, overwrite: bool) -> None:
+    def save(measured: dict[str, float]) -> None:
         preparation = prepared.preparation
-        save_run(folder, model, training=training, metrics=measured, preparation=preparation, overwrite=overwrite)
+        save_run(folder, model, training=training, metrics=measured, preparation=preparation, overwrite=True)
 
-    variant = chosen.get("variant", "full")
-    model = fit(f"ladder ({variant})", path.name)
-    (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
-    metrics = metrics | {"seconds": round(seconds, 2)}
-    save(metrics, overwrite=overwrite)
-    try:
-        if baseline and tested:
+    with making.begun(Path("runs") / f"{path.name.split('.')[0]}-seed-{options.seed}") as (folder, checkpoint):
+        chosen = read_settings(making.options.settings) if making.options.settings is not None else {}
+        prepared = prepare(path, options)
+        chosen = settings_for(prepared, chosen | given)
+        known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
+        describe_rows(path, prepared, options.seed)
+        if options.task is None and prepared.task == "regression" and looks_like_classes(prepared):
+            say("the labels are taken for amounts; if they are classes, say --task classification.")
+        if tested == 0:
+            say("there are no test rows, so no error is measured; ask for some with --test-fraction or --test.")
+        training = {
+            "file": path.name,
+            "label": prepared.label,
+            "task": prepared.task,
+            "labels": known,
+            "rows": len(prepared.y_train),
+            "test_rows": tested,
+            "seed": options.seed,
+        }
+        variant = chosen.get("variant", "full")
+        model = fit(f"ladder ({variant})", path.name, checkpoint)
+        (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
+        metrics = metrics | {"seconds": round(seconds, 2)}
+        save(metrics)
+    if making.options.baseline and tested:
+        with _comparing(folder):
             if variant != "baseline":
-                zero = {"denoising_weights": "auto"}
-                fit("supervised only", "supervised only", variant="baseline", **zero)
+                fit("supervised only", "supervised only", variant="baseline", denoising_weights="auto")
                 compared |= {f"baseline_{name}": value for name, value in outcomes["supervised only"][0].items()}
             started = time.perf_counter()
             linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
@@ -152,76 +133,72 @@ def train_on_file(
             constant = "the most common class" if prepared.task == "classification" else "the mean label"
             outcomes[constant] = (constant_score(prepared, model), 0.0)
             compared |= {f"constant_{name}": value for name, value in outcomes[constant][0].items()}
-            save(metrics | compared, overwrite=True)
-    except BaseException:
-        say(f"the ladder was trained before and is in {folder}; its comparison with other models was not finished.")
-        raise
+            save(metrics | compared)
     if tested:
         Console().print(_outcome_table(tested, outcomes))
     typer.echo(f"run written to {folder}; now: laddernet predict {shlex.quote(str(folder))} FILE")
     return training | metrics | compared | {"epochs": model.n_iter_, "run": str(folder)}
 
 
-def train_on_images(
-    folder: Path,
-    options: ImageOptions,
-    given: dict[str, Any],
-    *,
-    baseline: bool,
-    out: Path | None,
-    overwrite: bool,
-) -> dict[str, Any]:
+def train_on_images(options: ImageOptions, given: dict[str, Any], making: Making) -> dict[str, Any]:
     """Train on a folder of images, beside what learns from the labels alone; write the run; return a report."""
-    usual = Path("runs") / f"{folder.resolve().name}-seed-{options.seed}"
-    check_free(out or _new_folder(usual), overwrite=overwrite)
-    prepared = prepare_images(folder, options, image_progress)
-    known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
-    channels, size, _ = prepared.x_train.shape[1:]
-    counts = Counter(prepared.y_train[prepared.labeled].tolist())
-    typer.echo(
-        f"{folder.resolve().name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled images to train "
-        f"on, {tested:,} to test on; {_kinds(counts)}; {'grey' if channels == 1 else 'colour'}, {size} by {size}; "
-        f"seed {options.seed}"
-    )
-    if tested == 0:
-        say("there are no test images, so no error is measured; ask for some with --test-fraction or --test.")
-    settings = {"module": getattr(networks, options.network), "variant": "gamma", **IMAGE_SETTINGS, **given}
+    folder = Path(making.options.data)
+    name = folder.resolve().name
 
-    def fit(title: str, **others: Any) -> tuple[Any, dict[str, float], float]:
+    def fit(title: str, checkpoint: Checkpoint | None = None, **others: Any) -> tuple[Any, dict[str, float], float]:
         model = LadderClassifier(**settings | others)
         started = time.perf_counter()
-        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title))
-        seconds = time.perf_counter() - started
+        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title), checkpoint=checkpoint)
+        seconds = seconds_of(model, started)
         return model, score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds
 
-    chosen = out or _new_folder(usual)
-    training = {
-        "folder": folder.resolve().name,
-        "image_size": size,
-        "channels": channels,
-        "labels": known,
-        "rows": len(prepared.y_train),
-        "test_rows": tested,
-        "seed": options.seed,
-    }
-    model, metrics, seconds = fit(folder.resolve().name)
-    outcomes = {f"ladder ({settings['variant']})": (metrics, seconds)}
-    metrics = metrics | {"seconds": round(seconds, 2)}
-    save_run(chosen, model, training=training, metrics=metrics, overwrite=overwrite)
+    with making.begun(Path("runs") / f"{name}-seed-{options.seed}") as (run, checkpoint):
+        prepared = prepare_images(folder, options, image_progress)
+        known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
+        channels, size, _ = prepared.x_train.shape[1:]
+        counts = Counter(prepared.y_train[prepared.labeled].tolist())
+        typer.echo(
+            f"{name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled images to train "
+            f"on, {tested:,} to test on; {_kinds(counts)}; {'grey' if channels == 1 else 'colour'}, {size} by {size}; "
+            f"seed {options.seed}"
+        )
+        if tested == 0:
+            say("there are no test images, so no error is measured; ask for some with --test-fraction or --test.")
+        settings = {"module": getattr(networks, options.network), "variant": "gamma", **IMAGE_SETTINGS, **given}
+        training = {
+            "folder": name,
+            "image_size": size,
+            "channels": channels,
+            "labels": known,
+            "rows": len(prepared.y_train),
+            "test_rows": tested,
+            "seed": options.seed,
+        }
+        model, metrics, seconds = fit(name, checkpoint)
+        outcomes = {f"ladder ({settings['variant']})": (metrics, seconds)}
+        metrics = metrics | {"seconds": round(seconds, 2)}
+        save_run(run, model, training=training, metrics=metrics, overwrite=True)
     compared: dict[str, float] = {}
-    if baseline and tested and settings["variant"] != "baseline":
-        try:
+    if making.options.baseline and tested and settings["variant"] != "baseline":
+        with _comparing(run):
             _, measured, seconds = fit("supervised only", variant="baseline")
-        except BaseException:
-            say(f"the ladder was trained before and is in {chosen}; its comparison was not finished.")
-            raise
-        outcomes["supervised only"] = measured, seconds
-        compared = {f"baseline_{name}": value for name, value in measured.items()}
-        save_run(chosen, model, training=training, metrics=metrics | compared, overwrite=True)
+            outcomes["supervised only"] = measured, seconds
+            compared = {f"baseline_{name}": value for name, value in measured.items()}
+            save_run(run, model, training=training, metrics=metrics | compared, overwrite=True)
     if tested:
         Console().print(_outcome_table(tested, outcomes))
-    typer.echo(f"run written to {chosen}; now: laddernet predict {shlex.quote(str(chosen))} FOLDER")
-    return training | metrics | compared | {"epochs": model.n_iter_, "run": str(chosen)}
+    typer.echo(f"run written to {run}; now: laddernet predict {shlex.quote(str(run))} FOLDER")
+    return training | metrics | compared | {"epochs": model.n_iter_, "run": str(run)}
+
+
+@contextmanager
+def _comparing(run: Path) -> Iterator[None]:
+    """Say that the ladder is there already, should the comparison with other models fail."""
+    try:
+        yield
+    except BaseException:
+        say(f"the ladder was trained before and is in {run}; its comparison with other models was not finished.")
+        raise
 
 
 def describe_rows(path: Path, prepared: Prepared, seed: int) -> None:
@@ -271,15 +248,6 @@ def _metric_name(name: str) -> str:
 
 def _metric_value(name: str, value: float) -> str:
     return f"{value:.2f} %" if name.endswith("error") else f"{value:.4g}"
-
-
-def _new_folder(wanted: Path) -> Path:
-    """Return that folder, or with -2, -3 ... behind it where it is taken."""
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
 
 
 def _table_row(name: str, outcome: Any, rows: int) -> tuple[str, str, str, str]:

@@ -22,6 +22,7 @@ from laddernet.errors import RunError
 from laddernet.ladder import Ladder
 from laddernet.loop import Callback
 from laddernet.recipes import Recipe
+from laddernet.resume import Checkpoint
 from laddernet.training import Precision, cpu_threads
 
 
@@ -73,6 +74,7 @@ def run_recipe(
     seed: int,
     machine: Machine,
     callback: Callback | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train a recipe with one seed, which fixes the labelled rows and all else random, and test it.
 
@@ -85,8 +87,9 @@ def run_recipe(
 
     model = LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
     started = time.perf_counter()
-    fit_whole(model, data.x_train, labels_for(recipe, data, seed=seed), callback=callback or Callback())
-    seconds = time.perf_counter() - started
+    labels = labels_for(recipe, data, seed=seed)
+    fit_whole(model, data.x_train, labels, callback=callback or Callback(), checkpoint=checkpoint)
+    seconds = seconds_of(model, started)
     return Outcome(model=model, test_error=_test_error(model, recipe, data, seed), seconds=seconds)
 
 
@@ -98,7 +101,13 @@ def _test_error(model: Any, recipe: Recipe, data: Dataset, seed: int) -> float:
 
 
 def run_together(
-    recipe: Recipe, data: Dataset, *, seeds: Sequence[int], machine: Machine, callback: Callback | None = None
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    seeds: Sequence[int],
+    machine: Machine,
+    callback: Callback | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Outcome]:
     """Train a recipe with several seeds as one batched network, and test each; see `estimators.fit_together`."""
     from laddernet.estimators import LadderClassifier, fit_together
@@ -109,17 +118,24 @@ def run_together(
     ]
     started = time.perf_counter()
     labels = [labels_for(recipe, data, seed=seed) for seed in seeds]
-    fit_together(models, data.x_train, labels, callback=callback)
-    seconds = time.perf_counter() - started
+    fit_together(models, data.x_train, labels, callback=callback, checkpoint=checkpoint)
+    seconds = seconds_of(models[0], started)
     errors = [_test_error(model, recipe, data, seed) for model, seed in zip(models, seeds, strict=True)]
     return [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
 
 
-def fit_whole(model: Any, x: Any, y: Any, *, callback: Callback | None = None) -> None:
+def seconds_of(model: Any, started: float) -> float:
+    """Return the seconds since `started` or, of a training that was taken up again, those of its epochs if more."""
+    return float(max(time.perf_counter() - started, sum(record["seconds"] for record in model.history_)))
+
+
+def fit_whole(
+    model: Any, x: Any, y: Any, *, callback: Callback | None = None, checkpoint: Checkpoint | None = None
+) -> None:
     """Fit an estimator, or raise KeyboardInterrupt where that was interrupted."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="training was interrupted")
-        model.fit(x, y, callback=callback)
+        model.fit(x, y, callback=callback, checkpoint=checkpoint)
     if model.interrupted_:
         raise KeyboardInterrupt
 
@@ -135,7 +151,8 @@ def reproduce(
     """Run a recipe with each seed, all at once, and append the results to ``out / "<recipe>.json"``.
 
     The file is ``{"recipe": ..., "settings": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always
-    complete.
+    complete. The training's state is kept beside it (``.<recipe>-seed-<seeds>.checkpoint``) until it is done; the same
+    call goes on from there after a break.
 
     Returns
     -------
@@ -163,10 +180,19 @@ def reproduce(
         )
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
-    if len(seeds) == 1:
-        outcomes = [run_recipe(recipe, data, seed=seeds[0], machine=machine, callback=callback)]
-    else:
-        outcomes = run_together(recipe, data, seeds=seeds, machine=machine, callback=callback)
+    checkpoint = Checkpoint(out / f".{recipe.name}-seed-{'-'.join(map(str, seeds))}.checkpoint")
+    others: dict[str, Any] = {"machine": machine, "callback": callback, "checkpoint": checkpoint}
+    try:
+        if len(seeds) == 1:
+            outcomes = [run_recipe(recipe, data, seed=seeds[0], **others)]
+        else:
+            outcomes = run_together(recipe, data, seeds=seeds, **others)
+    except BaseException as error:
+        if checkpoint.exists:
+            error.add_note("The training's state is kept; the same command goes on with it.")
+        else:
+            checkpoint.remove()
+        raise
     new = [
         {
             "seed": seed,
@@ -186,6 +212,7 @@ def reproduce(
     new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
     entries = sorted([*there, *new], key=lambda e: int(e["seed"]))
     _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": entries})
+    checkpoint.remove()
     return new
 
 

@@ -1,0 +1,157 @@
+"""A run folder in the making: the command that makes it, and the state of its training until it is complete.
+
+Both lie in the folder's own subfolder ``unfinished``, so that an older run in the same place stays whole until the new
+one takes its place.
+"""
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from laddernet import __version__
+from laddernet.checkpoints import UNFINISHED, check_free
+from laddernet.errors import RunError
+from laddernet.resume import Checkpoint
+
+_COMMAND = "command.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What ``laddernet train`` was asked for; its options by their names. See ``laddernet train --help``."""
+
+    data: str
+    labels: int | None
+    label_column: str | None
+    labels_file: Path | None
+    test: Path | None
+    test_fraction: float | None
+    task: Any
+    drop: list[str] | None
+    balanced: bool
+    image_size: int | None
+    network: str | None
+    settings: Path | None
+    recipe: str | None
+    epochs: int | None
+    seed: int
+    variant: Any
+    validation_fraction: float
+    data_dir: Path | None
+    device: str
+    precision: Any
+    baseline: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with whole paths, so that it means the same in any folder."""
+        options = {name: str(v.resolve()) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+        if Path(self.data).exists():
+            options["data"] = str(Path(self.data).resolve())
+        return options
+
+    @classmethod
+    def from_json(cls, options: dict[str, Any]) -> "TrainOptions":
+        """Return what `to_json` was made of."""
+        paths = {field.name for field in fields(cls) if field.type == Path | None}
+        typed: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in options.items()}
+        return cls(**typed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """Where a run is to be written.
+
+    Attributes
+    ----------
+    options : TrainOptions
+    out : Path or None
+        The folder; None for a new one under the name that is usual for the data.
+    overwrite : bool
+        Replace a run that is there, once the new one is complete.
+    resumed : bool
+        Go on with what is unfinished in `out`.
+    minutes : float
+        See `Checkpoint`.
+    """
+
+    options: TrainOptions
+    out: Path | None = None
+    overwrite: bool = False
+    resumed: bool = False
+    minutes: float = 5.0
+
+    @contextmanager
+    def begun(self, usual: Path) -> Iterator[tuple[Path, Checkpoint]]:
+        """Reserve the folder, and yield it with the checkpoint of its training.
+
+        What fails before anything was kept leaves nothing behind.
+
+        Raises
+        ------
+        RunError
+            If the folder is taken, or cannot be written to.
+        """
+        folder = self.out or new_folder(usual)
+        checkpoint = Checkpoint(folder / UNFINISHED / "checkpoint", minutes=self.minutes)
+        if not self.resumed:
+            check_free(folder, overwrite=self.overwrite)
+            self._reserve(folder, checkpoint)
+        try:
+            yield folder, checkpoint
+        except BaseException as error:
+            if checkpoint.exists:
+                error.add_note(f"The training's state is kept; go on with: {how_to_resume(folder)}")
+                raise
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()  # if nothing else is in it
+            raise
+
+    def _reserve(self, folder: Path, checkpoint: Checkpoint) -> None:
+        content = {"format": _FORMAT, "laddernet": __version__, "options": self.options.to_json()}
+        with checkpoint.held():  # it may be another process's
+            checkpoint.remove()
+            (folder / UNFINISHED / _COMMAND).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def how_to_resume(folder: Path) -> str:
+    """Return the command that goes on with an unfinished run."""
+    return f"laddernet train --resume {shlex.quote(str(folder))}"
+
+
+def read_options(folder: Path) -> TrainOptions:
+    """Return what an unfinished run was asked for.
+
+    Raises
+    ------
+    RunError
+        If nothing is unfinished there, or its command cannot be read.
+    """
+    path = folder / UNFINISHED / _COMMAND
+    if not path.is_file():
+        finished = (folder / "config.json").is_file()
+        raise RunError(f"{folder} {'is a finished run' if finished else 'holds no run'}: there is nothing to resume.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise RunError(f"{path} has format {content['format']!r}; this version reads format {_FORMAT}.")
+        return TrainOptions.from_json(content["options"])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
+
+
+def new_folder(wanted: Path) -> Path:
+    """Return that folder, or with -2, -3 ... behind it where it is taken."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
