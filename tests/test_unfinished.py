@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,11 @@ def stopped(number, *arguments, at):
     return process.returncode, said
 
 
-DIGITS = ("train", "digits", "--labels", 50, "--epochs", 200, "--no-baseline", "--seed", 2)
+DIGITS = ("train", "digits", "--labels", 50, "--epochs", 40, "--no-baseline", "--seed", 2)
 
 
 def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
-    status, said = stopped(signal.SIGINT, *DIGITS, "--out", "a run", at="digits-50: epoch 20/200")
+    status, said = stopped(signal.SIGINT, *DIGITS, "--out", "a run", at="digits-50: epoch 4/40")
     assert status == 130
     assert said.splitlines()[-1] == (
         "laddernet: interrupted; The training's state is kept; go on with: laddernet train --resume 'a run'"
@@ -60,21 +61,20 @@ def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
     again = call(*DIGITS, "--out", "a run", status=1)
     assert "a run holds a run that is not finished: go on with it by --resume" in again.stderr
     kept = ("train", "--resume", "a run", "--checkpoint-minutes", 0.01)
-    status, said = stopped(signal.SIGTERM, *kept, at="digits-50: epoch 80/200")
+    status, said = stopped(signal.SIGTERM, *kept, at="digits-50: epoch 16/40")
     assert status == 143
-    assert "epoch 20/200" not in said
-    status, _ = stopped(signal.SIGKILL, *kept, at="digits-50: epoch 120/200")
+    assert "epoch 4/40" not in said
+    status, _ = stopped(signal.SIGKILL, *kept, at="digits-50: epoch 24/40")
     assert status == -signal.SIGKILL
 
     resumed = json.loads(call("train", "--resume", "a run", "--json").stdout.splitlines()[-1])
     whole = json.loads(call(*DIGITS, "--out", "whole", "--json").stdout.splitlines()[-1])
     assert resumed["test_error"] == whole["test_error"]
-    assert (resumed["epochs"], resumed["run"]) == (200, "a run")
+    assert (resumed["epochs"], resumed["run"]) == (40, "a run")
     weights = [Path(name, "weights.safetensors").read_bytes() for name in ("a run", "whole")]
     assert weights[0] == weights[1]
-    assert sorted(path.name for path in Path("a run").iterdir()) == sorted(
-        path.name for path in Path("whole").iterdir()
-    )
+    left = [sorted(path.name for path in Path(name).iterdir()) for name in ("a run", "whole")]
+    assert left[0] == left[1]
     assert "a run is a finished run: there is nothing to resume" in call("train", "--resume", "a run", status=1).stderr
 
 
@@ -172,9 +172,8 @@ OPTIONS = TrainOptions(
 
 
 def test_options_come_back_with_whole_paths(tmp_path):
-    with pytest.raises(KeyError), Making(options=OPTIONS, out=Path("run")).begun(Path("x")) as (folder, checkpoint):
+    with Making(options=OPTIONS, out=Path("run")).begun(Path("x")) as (_, checkpoint):
         checkpoint.save({})
-        raise KeyError(folder)
     found = read_options(Path("run"))
     assert found.data_dir == tmp_path / "data"
     assert TrainOptions(**{**vars(found), "data_dir": Path("data")}) == OPTIONS
@@ -207,7 +206,7 @@ def test_a_run_that_is_taken_up_takes_no_other_options():
 
 
 def test_reproduce_goes_on_by_itself(tmp_path):
-    recipe, machine = RECIPES["digits-50-baseline"], Machine(device="cpu")
+    recipe, machine = replace(RECIPES["digits-50-baseline"], max_epochs=30), Machine(device="cpu")
     expected = reproduce(recipe, seeds=[3], out=tmp_path / "whole", machine=machine)[0]
     with pytest.raises(TrainingStopped) as stop:
         reproduce(recipe, seeds=[3], out=tmp_path, machine=machine, callback=Signal(100))
@@ -223,6 +222,6 @@ def test_reproduce_goes_on_by_itself(tmp_path):
     steps = Steps()
     entry = reproduce(recipe, seeds=[3], out=tmp_path, machine=machine, callback=steps)[0]
     per_epoch = len(load("digits", seed=3).y_train) // recipe.batch_size
-    assert steps.made == 150 * per_epoch - 100
+    assert steps.made == 30 * per_epoch - 100
     assert (entry["test_error"], entry["cost"]) == (expected["test_error"], expected["cost"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-50-baseline.json", "whole"]
