@@ -47,11 +47,11 @@ def stopped(number, *arguments, at):
     return process.returncode, said
 
 
-DIGITS = ("train", "digits", "--labels", 50, "--epochs", 40, "--no-baseline", "--seed", 2)
+DIGITS = ("train", "digits", "--labels", 50, "--epochs", 20, "--no-baseline", "--seed", 2)
 
 
 def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
-    status, said = stopped(signal.SIGINT, *DIGITS, "--out", "a run", at="digits-50: epoch 4/40")
+    status, said = stopped(signal.SIGINT, *DIGITS, "--out", "a run", at="digits-50: epoch 2/20")
     assert status == 130
     assert said.splitlines()[-1] == (
         "laddernet: interrupted; The training's state is kept; go on with: laddernet train --resume 'a run'"
@@ -61,16 +61,16 @@ def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
     again = call(*DIGITS, "--out", "a run", status=1)
     assert "a run holds a run that is not finished: go on with it by --resume" in again.stderr
     kept = ("train", "--resume", "a run", "--checkpoint-minutes", 0.01)
-    status, said = stopped(signal.SIGTERM, *kept, at="digits-50: epoch 16/40")
+    status, said = stopped(signal.SIGTERM, *kept, at="digits-50: epoch 8/20")
     assert status == 143
-    assert "epoch 4/40" not in said
-    status, _ = stopped(signal.SIGKILL, *kept, at="digits-50: epoch 24/40")
+    assert "epoch 2/20" not in said
+    status, _ = stopped(signal.SIGKILL, *kept, at="digits-50: epoch 12/20")
     assert status == -signal.SIGKILL
 
     resumed = json.loads(call("train", "--resume", "a run", "--json").stdout.splitlines()[-1])
     whole = json.loads(call(*DIGITS, "--out", "whole", "--json").stdout.splitlines()[-1])
     assert resumed["test_error"] == whole["test_error"]
-    assert (resumed["epochs"], resumed["run"]) == (40, "a run")
+    assert (resumed["epochs"], resumed["run"]) == (20, "a run")
     weights = [Path(name, "weights.safetensors").read_bytes() for name in ("a run", "whole")]
     assert weights[0] == weights[1]
     left = [sorted(path.name for path in Path(name).iterdir()) for name in ("a run", "whole")]
@@ -225,3 +225,11 @@ def test_reproduce_goes_on_by_itself(tmp_path):
     assert steps.made == 30 * per_epoch - 100
     assert (entry["test_error"], entry["cost"]) == (expected["test_error"], expected["cost"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-50-baseline.json", "whole"]
+
+
+def test_what_was_killed_before_it_began_is_not_in_the_way():
+    Path("run/unfinished").mkdir(parents=True)
+    Path("run/unfinished/command.json.writing").write_text("{")
+    call("train", "digits", "--epochs", 1, "--no-baseline", "--out", "run")
+    assert load_run(Path("run")).model.n_iter_ == 1
+    assert not Path("run/unfinished").exists()

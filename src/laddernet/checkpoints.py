@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FORMAT = 4
 UNFINISHED = "unfinished"
 """Subfolder of what makes a run; see `laddernet.unfinished`."""
+COMMAND = "command.json"
+"""File in it that says how the run is made."""
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
@@ -91,7 +93,10 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         ) from error
     if not folder.exists():
         return
-    unfinished = (folder / UNFINISHED).is_dir()
+    begun = (folder / UNFINISHED).is_dir()
+    unfinished = (folder / UNFINISHED / COMMAND).is_file()
+    if begun and not unfinished and not (folder / "config.json").is_file():
+        return  # killed before there was anything to keep
     if unfinished and not overwrite:
         raise RunError(
             f"{folder} holds a run that is not finished: go on with it by --resume, name another folder with --out, or "

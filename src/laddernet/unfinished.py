@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from laddernet import __version__
-from laddernet.checkpoints import UNFINISHED, check_free
+from laddernet.checkpoints import COMMAND, UNFINISHED, check_free
 from laddernet.errors import RunError
 from laddernet.resume import Checkpoint
 
-_COMMAND = "command.json"
 _FORMAT = 1
 
 
@@ -117,7 +116,9 @@ class Making:
         content = {"format": _FORMAT, "laddernet": __version__, "options": self.options.to_json()}
         with checkpoint.held():  # it may be another process's
             checkpoint.remove()
-            (folder / UNFINISHED / _COMMAND).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            beside = folder / UNFINISHED / f"{COMMAND}.writing"
+            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            beside.replace(folder / UNFINISHED / COMMAND)
 
 
 def how_to_resume(folder: Path) -> str:
@@ -133,7 +134,7 @@ def read_options(folder: Path) -> TrainOptions:
     RunError
         If nothing is unfinished there, or its command cannot be read.
     """
-    path = folder / UNFINISHED / _COMMAND
+    path = folder / UNFINISHED / COMMAND
     if not path.is_file():
         finished = (folder / "config.json").is_file()
         raise RunError(f"{folder} {'is a finished run' if finished else 'holds no run'}: there is nothing to resume.")
