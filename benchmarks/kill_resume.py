@@ -1,8 +1,8 @@
 """Kill a training at random moments, and see that what it ends with is always the same.
 
-`laddernet train digits` runs in a process of its own, keeps its state at the end of every epoch, and is killed (SIGKILL)
-at a random moment, from before its first step to after its last; `--resume` goes on with it, is killed again, and so on
-until it ends. Then its weights are compared, byte for byte, with those of a run that was left alone.
+`laddernet train digits` runs in a process of its own, keeps its state at the end of every epoch, and is killed
+(SIGKILL) at a random moment, from before its first step to after its last; `--resume` goes on with it, is killed again,
+and so on until it ends. Then its weights are compared, byte for byte, with those of a run that was left alone.
 
     python benchmarks/kill_resume.py --kills 50
 """
