@@ -1,5 +1,8 @@
 """What this library raises when the input, not the code, is wrong."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LaddernetError(Exception):
     """Base of all errors of this library that the user can do something about."""
@@ -13,5 +16,29 @@ class RunError(LaddernetError, ValueError):
     """A run folder cannot be written or read back."""
 
 
+class OutOfMemoryError(LaddernetError, MemoryError):
+    """There is not enough memory for what was asked for."""
+
+
 class TrainingError(LaddernetError, ArithmeticError):
     """Training cannot go on: a cost is no longer finite."""
+
+
+@contextmanager
+def memory_watched(advice: str) -> Iterator[None]:
+    """Turn the several errors in which Python, NumPy and torch say that memory is short into one of ours.
+
+    Parameters
+    ----------
+    advice : str
+        What to do about it.
+    """
+    try:
+        yield
+    except LaddernetError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split("\n", maxsplit=1)[0].split())
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            raise OutOfMemoryError(f"out of memory: {advice} ({text or 'no more could be had'})") from error
+        raise

@@ -35,6 +35,7 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
+from laddernet.errors import memory_watched
 from laddernet.ladder import Ladder, Variant, default_weights
 from laddernet.loop import Callback, EpochRecord
 from laddernet.networks import mlp
@@ -65,6 +66,7 @@ LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statisti
 """What `ladder_options` may name."""
 TRAINING_OPTIONS = frozenset({"decay", "averaged_epochs"})
 """What `training_options` may name."""
+_LESS_MEMORY = "a smaller batch_size, a narrower network (hidden_layer_sizes) or fewer rows need less."
 _AUTO_STEPS = 1500
 _FEW_COLUMNS = 50
 _PREDICTION_ROWS = 2000
@@ -259,12 +261,14 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If a cost becomes infinite or NaN.
         RunError
             If the checkpoint is of another training, damaged, or in use by another process.
+        OutOfMemoryError
+            If there is not enough memory.
         """
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         keeper = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
         callback = callback if callback is not None or not self.verbose else _progress()
-        with self._all_or_nothing():
+        with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             self._fit(X, y, sample_weight, callback, keeper)
         return self
 
@@ -950,7 +954,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         TrainingError
             If a cost becomes infinite or NaN.
         """
-        with self._all_or_nothing():
+        with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             return self._partial_fit(X, y, sample_weight, classes)
 
     def _check_known(self, known: NDArray[Any]) -> None:
@@ -1040,7 +1044,7 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
         The target's mean and scale stay those of the first labels.
         """
-        with self._all_or_nothing():
+        with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             return self._partial_fit(X, y, sample_weight, None)
 
     def _check_known(self, known: NDArray[Any]) -> None:
@@ -1120,6 +1124,7 @@ def fit_together(
     if settings[0]["validation_fraction"] or settings[0]["warm_start"]:
         raise ValueError("models that are fitted together can have no validation_fraction and no warm_start.")
     with ExitStack() as stack:
+        stack.enter_context(memory_watched(f"{_LESS_MEMORY} Fewer models at once need less, too."))
         for model in models:
             stack.enter_context(model._all_or_nothing())
         _fit_together(models, X, labels, callback, checkpoint)
