@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # scikit-learn skips two of its checks without it.
 export SCIPY_ARRAY_API = 1
 
-.PHONY: demo test test-all lint bench faults results clean
+.PHONY: demo test test-all lint bench faults results reliability clean
 
 # The main job on embedded data: 50 labelled digits of 1200, beside the supervised-only network.
 demo: $(READY)
@@ -36,6 +36,10 @@ faults: $(READY)
 # The tables of results in docs/results.md and the README, from the files in results/.
 results: $(READY)
 	"$(BIN)/python" tools/results.py
+
+# The table of docs/reliability.md, from the tests of what can go wrong with a run.
+reliability: $(READY)
+	"$(BIN)/python" tools/reliability.py
 
 $(READY): pyproject.toml constraints.txt
 	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "laddernet needs Python 3.11 or later; name one with make PYTHON=...")'

@@ -1,3 +1,4 @@
+import resource
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -145,3 +146,12 @@ def make_case():
 def calibrated_both_ways(request, monkeypatch):
     """`Ladder.calibrate` takes all rows through all layers together, or a pass for each layer."""
     monkeypatch.setattr("laddernet.ladder.AT_ONCE", 2**25 if request.param == "at once" else 0)
+
+
+@pytest.fixture
+def full_disk():
+    """No file may become larger than this process now lets it: 10,000 bytes, as on a disk with no more room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -84,6 +84,7 @@ def test_an_existing_run_is_never_replaced_unless_told(run):
     assert [path.name for path in run.parent.iterdir()] == ["iris"]
 
 
+@pytest.mark.fault("the replacement of a run is broken off", "the old run is back")
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_an_overwrite_that_is_broken_off_brings_the_old_run_back(run, monkeypatch, error):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -99,6 +100,18 @@ def test_an_overwrite_that_is_broken_off_brings_the_old_run_back(run, monkeypatc
         save(fitted(), run, overwrite=True)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert [path.name for path in run.parent.iterdir()] == ["iris"]
+
+
+@pytest.mark.fault("no room for a finished run that replaces another", "an error; the old run stays")
+def test_an_overwrite_on_a_full_disk_leaves_the_old_run(tmp_path, request):
+    save(fitted(), tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    wide = fitted(hidden_layer_sizes=(80, 50))
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError, match="too large"):
+        save(wide, tmp_path / "run", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_numpy_arguments_are_written_as_numbers(tmp_path):
@@ -167,6 +180,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault("a file of a finished run is damaged", "an error that says which and how")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_runs_are_refused_with_a_reason(run, damage):
     harm, message = DAMAGES[damage]

@@ -31,6 +31,19 @@ def test_each_seed_is_appended_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
 
 
+@pytest.mark.fault("no room for a result", "an error; the results that are there stay, and the training's state")
+def test_on_a_full_disk_the_results_that_are_there_stay(tmp_path, request):
+    entry = run(tmp_path, 1)
+    content = json.loads((tmp_path / "quick.json").read_text())
+    content["seeds"] = [{**entry, "seed": seed, "note": "x" * 1000} for seed in range(1, 20)]
+    (tmp_path / "quick.json").write_text(json.dumps(content))
+    before = (tmp_path / "quick.json").read_bytes()
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError, match="too large"), pytest.warns(UserWarning, match="without a new checkpoint"):
+        run(tmp_path, 0)
+    assert (tmp_path / "quick.json").read_bytes() == before
+
+
 def test_an_entry_says_what_was_measured_and_where(tmp_path):
     entry = run(tmp_path, 0)
     assert set(entry) == {

@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -74,6 +73,9 @@ SETTINGS = {
 }
 
 
+@pytest.mark.fault(
+    "SIGTERM in a step, at an epoch's end, at the run's end", "goes on, and ends bit for bit as without it", times=4
+)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_that_was_stopped_ends_as_it_would_have(tmp_path, name, monkeypatch):
     """After steps in the middle of an epoch, at its end, and at the end of the run."""
@@ -113,6 +115,7 @@ def test_a_module_that_draws_from_torchs_own_generator_goes_on_as_well(tmp_path)
     assert_same(outcome(model(module=make).fit(X, Y, checkpoint=tmp_path / "c")), expected)
 
 
+@pytest.mark.fault("SIGTERM while several networks are trained at once", "goes on, and ends bit for bit as without it")
 def test_networks_trained_together_go_on_as_well(tmp_path):
     def models():
         return [model(random_state=seed) for seed in (1, 2)]
@@ -141,6 +144,7 @@ def test_progress_is_told_where_a_run_is_taken_up(tmp_path):
     assert watch.told == [(4, 4), ([1, 2], 10)]
 
 
+@pytest.mark.fault("SIGINT or SIGTERM after the last step", "stops; the checkpoint stays")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_after_the_last_step_counts(tmp_path, number):
     with pytest.raises(TrainingStopped) as stopped:
@@ -159,6 +163,9 @@ def test_a_fit_that_was_stopped_leaves_the_model_as_it_was(tmp_path):
 # Other runs, and other processes.
 
 
+@pytest.mark.fault(
+    "the checkpoint is of other data, settings or seed", "an error that names what differs; it is left as it is"
+)
 @pytest.mark.parametrize(
     ("settings", "rows", "named"),
     [
@@ -188,6 +195,9 @@ with Checkpoint(sys.argv[1]).held():
 """
 
 
+@pytest.mark.fault(
+    "a second process on one run; the first one killed", "the second is refused; the dead one's lock is not in the way"
+)
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "c")], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
@@ -198,6 +208,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_
     model().fit(X, Y, checkpoint=tmp_path / "c")
 
 
+@pytest.mark.fault("the folder cannot be written to", "an error before training")
 def test_a_folder_that_cannot_be_written_to_is_refused_early(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="no checkpoint can be written to"):
@@ -209,6 +220,9 @@ def train_and_tell(path, epochs, answers):
     np.save(answers, fitted.predict_proba(X))
 
 
+@pytest.mark.fault(
+    "kill -9 while a checkpoint is or was just written", "goes on, and ends bit for bit as without it", times=4
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_killed_at_any_moment_a_run_goes_on(tmp_path, monkeypatch):
     """The long form of this is benchmarks/kill_resume.py."""
@@ -247,6 +261,10 @@ def uninterrupted():
     return outcome(model().fit(X, Y))
 
 
+@pytest.mark.fault(
+    "the newest checkpoint is cut short, empty, altered, missing",
+    "the one before it is used, with a warning; ends bit for bit",
+)
 @pytest.mark.parametrize("damage", ["cut short", "empty", "a byte flipped", "missing", "of another format"])
 def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, kept, uninterrupted, damage):
     newest, previous = kept
@@ -269,6 +287,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, kept, uninterr
     assert_same(outcome(fitted), uninterrupted)
 
 
+@pytest.mark.fault("both checkpoints are damaged", "an error; nothing is begun anew unasked")
 def test_without_a_whole_checkpoint_nothing_begins_unasked(tmp_path, kept):
     for name in ("c", "c.previous"):
         (tmp_path / name).write_bytes(kept[0][:500])
@@ -276,6 +295,11 @@ def test_without_a_whole_checkpoint_nothing_begins_unasked(tmp_path, kept):
         model().fit(X, Y, checkpoint=tmp_path / "c")
 
 
+@pytest.mark.fault(
+    "random bytes of a checkpoint flipped, or its end missing",
+    "what was written is read, or an error of ours",
+    times=150,
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_goes_unseen(tmp_path, kept, data):
@@ -323,15 +347,7 @@ def test_any_state_comes_back(tmp_path):
     assert_equal_states(found, state)
 
 
-@pytest.fixture
-def full_disk():
-    """No file may become larger than this process now lets it: 10,000 bytes, as on a disk with no more room."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
+@pytest.mark.fault("no room for a checkpoint", "training goes on, with a warning; the last checkpoint stays")
 def test_where_the_disk_is_full_training_goes_on_and_the_last_checkpoint_stays(
     tmp_path, kept, uninterrupted, request, monkeypatch
 ):
@@ -345,12 +361,14 @@ def test_where_the_disk_is_full_training_goes_on_and_the_last_checkpoint_stays(
     assert not (tmp_path / "c.writing").exists()
 
 
+@pytest.mark.fault("no room for the checkpoint of a run that is stopped", "an error that says so")
 @pytest.mark.usefixtures("full_disk")
 def test_a_stop_that_cannot_be_kept_says_so(tmp_path):
     with pytest.raises(OSError, match="the checkpoint .* could not be written"):
         model().fit(X, Y, callback=Signal(3), checkpoint=tmp_path / "c")
 
 
+@pytest.mark.fault("weights that are NaN or infinite", "stops; such weights are never kept")
 def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     class Poison(Callback):
         def on_step_end(self):

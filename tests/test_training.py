@@ -474,6 +474,9 @@ def test_rows_weights_reach_the_supervised_cost():
     assert not torch.equal(sections(first)[0].map.weight, sections(unweighted)[0].map.weight)
 
 
+@pytest.mark.fault(
+    "a cost becomes NaN or infinite", "stops, and names the epoch, the step and the layer where it began"
+)
 def test_a_cost_that_is_not_finite_stops_the_run():
     ladder, x, x_labeled, y = problem()
     x[3, 1] = math.inf

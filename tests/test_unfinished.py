@@ -50,6 +50,11 @@ def stopped(number, *arguments, at):
 DIGITS = ("train", "digits", "--labels", 50, "--epochs", 20, "--no-baseline", "--seed", 2)
 
 
+@pytest.mark.fault(
+    "SIGINT, SIGTERM and kill -9 of `laddernet train`, one after the other",
+    "goes on; the run is bit for bit that of an undisturbed one",
+    times=3,
+)
 def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
     status, said = stopped(signal.SIGINT, *DIGITS, "--out", "a run", at="digits-50: epoch 2/20")
     assert status == 130
@@ -107,6 +112,7 @@ class TestInPlace:
         whole, resumed = self.check(stop_after, *arguments)
         assert whole.stdout.splitlines()[0] == resumed.stdout.splitlines()[0]
 
+    @pytest.mark.fault("the data changed since the run was stopped", "an error; the checkpoint stays")
     def test_a_table_that_has_changed_is_refused(self, stop_after):
         frame = pd.DataFrame({"a": np.arange(40.0), "y": ["u", "v"] * 20})
         frame.to_csv("rows.csv", index=False)
@@ -129,6 +135,7 @@ class TestInPlace:
                 Image.fromarray(pixels).save(Path("images", name, f"{i}.png"))
         self.check(stop_after, "train", "images", "--image-size", 10, "--epochs", 6, "--test-fraction", 0)
 
+    @pytest.mark.fault("a run that replaces an older one is stopped", "the older one is whole until the new one is")
     def test_an_older_run_stays_until_the_new_one_takes_its_place(self, stop_after):
         arguments = ("train", "digits", "--epochs", 2, "--no-baseline", "--out", "run")
         call(*arguments)
@@ -154,6 +161,7 @@ class TestInPlace:
         call(*arguments, "--overwrite")
         assert load_run(Path("run")).training["seed"] == 0
 
+    @pytest.mark.fault("--overwrite of a run that another process trains", "refused")
     def test_a_run_in_use_is_not_overwritten(self, stop_after):
         arguments = ("train", "digits", "--epochs", 3, "--no-baseline", "--out", "run")
         stop_after(2)
@@ -205,6 +213,7 @@ def test_a_run_that_is_taken_up_takes_no_other_options():
     assert "run holds no run: there is nothing to resume" in call("train", "--resume", "run", status=1).stderr
 
 
+@pytest.mark.fault("SIGTERM of `laddernet reproduce`", "the same command goes on, to the same result")
 def test_reproduce_goes_on_by_itself(tmp_path):
     recipe, machine = replace(RECIPES["digits-50-baseline"], max_epochs=30), Machine(device="cpu")
     expected = reproduce(recipe, seeds=[3], out=tmp_path / "whole", machine=machine)[0]
@@ -227,6 +236,7 @@ def test_reproduce_goes_on_by_itself(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-50-baseline.json", "whole"]
 
 
+@pytest.mark.fault("kill -9 before the first step", "what it left is not in the way")
 def test_what_was_killed_before_it_began_is_not_in_the_way():
     Path("run/unfinished").mkdir(parents=True)
     Path("run/unfinished/command.json.writing").write_text("{")

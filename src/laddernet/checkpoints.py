@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from laddernet import __version__, networks
 from laddernet.errors import RunError
@@ -144,7 +144,7 @@ def save_run(
     check_free(folder, overwrite=overwrite)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        save_file(_tensors(model), beside / "weights.safetensors")
+        (beside / "weights.safetensors").write_bytes(save(_tensors(model)))
         _write(beside / "config.json", _config(model, training) | {"preparation": preparation is not None})
         if preparation is not None:
             preparation.save(beside / _PREPARATION)
@@ -154,9 +154,8 @@ def save_run(
         for path in beside.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        for path in (beside / "weights.safetensors", beside):  # private to the user as they were made
-            mode = (beside / "config.json").stat().st_mode & 0o666
-            path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
+        mode = (beside / "config.json").stat().st_mode & 0o666
+        beside.chmod(mode | (mode & 0o444) >> 2)  # it was made private to the user
         _replace(beside, folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
