@@ -221,7 +221,10 @@ def train_and_tell(path, epochs, answers):
 
 
 @pytest.mark.fault(
-    "kill -9 while a checkpoint is or was just written", "goes on, and ends bit for bit as without it", times=4
+    "kill -9 while a checkpoint is or was just written",
+    "goes on, and ends bit for bit as without it",
+    times=4,
+    lost="the work since the last state, which is done again",
 )
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_killed_at_any_moment_a_run_goes_on(tmp_path, monkeypatch):
@@ -287,7 +290,9 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, kept, uninterr
     assert_same(outcome(fitted), uninterrupted)
 
 
-@pytest.mark.fault("both checkpoints are damaged", "an error; nothing is begun anew unasked")
+@pytest.mark.fault(
+    "both checkpoints are damaged", "an error; nothing is begun anew unasked", lost="the training's state"
+)
 def test_without_a_whole_checkpoint_nothing_begins_unasked(tmp_path, kept):
     for name in ("c", "c.previous"):
         (tmp_path / name).write_bytes(kept[0][:500])
@@ -361,14 +366,18 @@ def test_where_the_disk_is_full_training_goes_on_and_the_last_checkpoint_stays(
     assert not (tmp_path / "c.writing").exists()
 
 
-@pytest.mark.fault("no room for the checkpoint of a run that is stopped", "an error that says so")
+@pytest.mark.fault(
+    "no room for the checkpoint of a run that is stopped", "an error that says so", lost="the work since the last state"
+)
 @pytest.mark.usefixtures("full_disk")
 def test_a_stop_that_cannot_be_kept_says_so(tmp_path):
     with pytest.raises(OSError, match="the checkpoint .* could not be written"):
         model().fit(X, Y, callback=Signal(3), checkpoint=tmp_path / "c")
 
 
-@pytest.mark.fault("weights that are NaN or infinite", "stops; such weights are never kept")
+@pytest.mark.fault(
+    "weights that are NaN or infinite", "stops; such weights are never kept", lost="the work since the last state"
+)
 def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     class Poison(Callback):
         def on_step_end(self):

@@ -475,7 +475,9 @@ def test_rows_weights_reach_the_supervised_cost():
 
 
 @pytest.mark.fault(
-    "a cost becomes NaN or infinite", "stops, and names the epoch, the step and the layer where it began"
+    "a cost becomes NaN or infinite",
+    "stops, and names the epoch, the step and the layer where it began",
+    lost="the work since the last state",
 )
 def test_a_cost_that_is_not_finite_stops_the_run():
     ladder, x, x_labeled, y = problem()
