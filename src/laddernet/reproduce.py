@@ -267,7 +267,7 @@ def read_results(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = content["seeds"]
         valid = content["recipe"] == recipe.name and all("test_error" in e and "seed" in e for e in entries)
         same = content["settings"] == _settings(recipe)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is not a results file ({error}); move it away, it is left as it is.") from error
     if not valid:
         raise RunError(f"{path} is not a results file of {recipe.name}; move it away, it is left as it is.")

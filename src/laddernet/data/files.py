@@ -345,11 +345,10 @@ def _raise_encoding(path: Path, error: UnicodeDecodeError) -> NoReturn:
 
 def _read_parquet(path: Path) -> "pd.DataFrame":
     import pandas as pd
-    import pyarrow as pa
 
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except Exception as error:  # a damaged file fails anywhere in building what it describes
         _raise_damaged(path, error)
     frame.columns = pd.Index([str(name) for name in frame.columns])
     return frame.reset_index(drop=True)
@@ -432,7 +431,7 @@ def _load(path: Path, file: BinaryIO) -> Any:
     """Whatever numpy has written there: an array, or an archive of arrays that are read from the open file."""
     try:
         loaded = np.load(file, allow_pickle=False)
-    except ValueError as error:
+    except Exception as error:  # a damaged header fails anywhere in being read as Python's literals
         if "Object arrays" in str(error):
             _raise_objects(path, error)
         _raise_damaged(path, error)
@@ -444,7 +443,7 @@ def _load(path: Path, file: BinaryIO) -> Any:
 def _member(path: Path, arrays: Any, name: str) -> NDArray[Any]:
     try:
         array = arrays[name]
-    except ValueError as error:
+    except Exception as error:
         if "Object arrays" in str(error):
             _raise_objects(path, error)
         _raise_damaged(path, error)
@@ -453,7 +452,7 @@ def _member(path: Path, arrays: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _raise_objects(path: Path, error: ValueError) -> NoReturn:
+def _raise_objects(path: Path, error: Exception) -> NoReturn:
     raise DataError(
         f"{path} holds Python objects, which are not read, as they could run any code. Save numbers, and labels as "
         "numbers or as an array of strings (dtype str)."
