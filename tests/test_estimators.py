@@ -45,7 +45,7 @@ def few(y, per_class=8, mark=-1, dtype=None):
 # scikit-learn's own checks.
 
 CHECKED = [
-    LadderClassifier(hidden_layer_sizes=(20,), max_epochs=60, batch_size=10, learning_rate=0.05, random_state=0),
+    LadderClassifier(hidden_layer_sizes=(20,), max_epochs=60, batch_size=20, learning_rate=0.05, random_state=0),
     LadderRegressor(hidden_layer_sizes=(20,), max_epochs=40, batch_size=25, learning_rate=0.02, random_state=0),
 ]
 

@@ -5,7 +5,7 @@ from fuzzing import TARGETS, failures
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_altered_files_are_read_or_refused_by_an_error_that_names_them(name):
-    assert failures(name, range(60 if name in ("images", "run", "run on a table") else 150)) == []
+    assert failures(name, range(30 if name in ("images", "run", "run on a table") else 150)) == []
 
 
 @pytest.mark.slow

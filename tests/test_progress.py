@@ -44,3 +44,31 @@ def test_elsewhere_than_on_a_terminal_a_training_prints_at_most_ten_lines():
     assert len(lines) == 10
     assert lines[-1].startswith("a table: epoch 25/25, cost ")
     assert lines[-1].endswith(", 0 s left")
+
+
+def taken_up(watch):
+    """Tell of a run of 20 epochs of 5 steps, 4 of them and 3 steps made before the break, in 10 s an epoch."""
+    record = {"epoch": 0, "seconds": 10.0, "learning_rate": 0.01, "cost": 2.0, "supervised_cost": 1.0}
+    watch.on_train_begin(20, 5)
+    watch.on_resume([{**record, "epoch": epoch} for epoch in range(1, 5)], 23)
+    watch.on_step_end()
+    watch.on_epoch_end({**record, "epoch": 5})
+    watch.on_epoch_end({**record, "epoch": 6})
+
+
+def test_a_training_that_is_taken_up_says_where_and_counts_the_time_before():
+    stream, console = plain()
+    taken_up(progress(console, title="rows"))
+    assert stream.getvalue().splitlines() == [
+        "rows: taken up again in epoch 5/20",
+        "rows: epoch 6/20, cost 2, learning rate 0.01, 140 s left",
+    ]
+
+
+def test_the_bar_of_a_training_that_is_taken_up_begins_where_it_was():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    watch = progress(console, title="rows")
+    taken_up(watch)
+    (task,) = watch.progress.tasks
+    assert (task.completed, task.total) == (24, 100)
+    watch.on_train_end()

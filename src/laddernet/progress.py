@@ -1,6 +1,6 @@
 """Progress of a training run on the standard error stream: a bar on a terminal, plain lines elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -92,6 +92,11 @@ class _Bar(Callback):
         self.task = self.progress.add_task(f"{self.title}: epoch 1/{epochs}", total=epochs * steps_per_epoch)
         self.progress.start()
 
+    def on_resume(self, records: Sequence[EpochRecord], steps: int) -> None:
+        assert self.task is not None
+        text = f"{self.title}: epoch {len(records) + 1}/{self.epochs}, taken up again"
+        self.progress.update(self.task, completed=steps, description=text)
+
     def on_step_end(self) -> None:
         assert self.task is not None
         self.progress.advance(self.task)
@@ -113,6 +118,11 @@ class _Lines(Callback):
     def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
         self.epochs = epochs
         self.seconds = 0.0
+
+    def on_resume(self, records: Sequence[EpochRecord], steps: int) -> None:
+        self.seconds = sum(record["seconds"] for record in records)
+        text = f"{self.title}: taken up again in epoch {min(len(records) + 1, self.epochs)}/{self.epochs}"
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def on_epoch_end(self, record: EpochRecord) -> None:
         self.seconds += record["seconds"]
