@@ -1,4 +1,5 @@
 import resource
+import signal
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from torch import nn
 
 import oracle
 from laddernet.ladder import Ladder
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite runs in the background of a script
 
 torch.set_num_threads(1)  # the suite runs in two processes, and its matrices are small
 

@@ -43,7 +43,7 @@ def convolutional(shape, outputs):
 
 
 def model(**settings):
-    usual = {"hidden_layer_sizes": (20, 10), "max_epochs": 4, "batch_size": 50, "random_state": 3}
+    usual = {"hidden_layer_sizes": (20, 10), "max_epochs": 4, "batch_size": 50, "random_state": 3, "device": "cpu"}
     return LadderClassifier(**usual | settings)
 
 
@@ -98,6 +98,16 @@ def test_a_run_that_was_stopped_ends_as_it_would_have(tmp_path, name, monkeypatc
     )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("epochs", [4, 200])  # step by step, and in launches of a graph
+def test_on_a_gpu_a_run_that_was_stopped_ends_as_it_would_have(tmp_path, epochs):
+    settings = {"device": "cuda", "max_epochs": epochs}
+    expected = outcome(model(**settings).fit(X, Y))
+    with pytest.raises(TrainingStopped):
+        model(**settings).fit(X, Y, callback=Signal(epochs), checkpoint=tmp_path / "c")
+    assert_same(outcome(model(**settings).fit(X, Y, checkpoint=tmp_path / "c")), expected)
+
+
 def test_a_module_that_draws_from_torchs_own_generator_goes_on_as_well(tmp_path):
     class Jitter(nn.Module):
         def forward(self, x):
@@ -150,6 +160,14 @@ def test_a_signal_after_the_last_step_counts(tmp_path, number):
     with pytest.raises(TrainingStopped) as stopped:
         model().fit(X, Y, callback=Signal(16, number), checkpoint=tmp_path / "c")
     assert stopped.value.args == (number,)
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        model().fit(X, Y, callback=Signal(3, signal.SIGINT), checkpoint=tmp_path / "c")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_fit_that_was_stopped_leaves_the_model_as_it_was(tmp_path):

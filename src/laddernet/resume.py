@@ -118,7 +118,8 @@ class Checkpoint:
             restore()  # the next one counts at once
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is in the background of a shell's script
+                before[number] = signal.signal(number, stop)
         try:
             yield
         finally:
