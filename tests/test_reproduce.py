@@ -11,6 +11,7 @@ from laddernet.errors import RunError
 from laddernet.normalization import Statistics
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, run_recipe, seeds_at_once
+from laddernet.resume import Checkpoint
 
 QUICK = replace(RECIPES["digits-50"], name="quick", max_epochs=2, hidden_layer_sizes=(20,), denoising_weights="auto")
 
@@ -42,6 +43,16 @@ def test_on_a_full_disk_the_results_that_are_there_stay(tmp_path, request):
     with pytest.raises(OSError, match="too large"), pytest.warns(UserWarning, match="without a new checkpoint"):
         run(tmp_path, 0)
     assert (tmp_path / "quick.json").read_bytes() == before
+
+
+@pytest.mark.fault("a second process on one seed of `laddernet reproduce`", "the second is refused")
+def test_the_same_seed_is_not_made_twice_at_once(tmp_path):
+    checkpoint = Checkpoint(tmp_path / ".quick-seed-1.checkpoint")
+    with checkpoint.locked():
+        with pytest.raises(RunError, match="in use: another process"):
+            run(tmp_path, 1)
+        assert [path.name for path in tmp_path.iterdir()] == [".quick-seed-1.checkpoint.lock"]
+    run(tmp_path, 1)
 
 
 def test_an_entry_says_what_was_measured_and_where(tmp_path):

@@ -309,6 +309,37 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, kept, uninterr
 
 
 @pytest.mark.fault(
+    "killed again after the newest checkpoint was damaged", "the whole one is never displaced by the damaged"
+)
+def test_a_damaged_checkpoint_does_not_displace_the_whole_one(tmp_path, kept, uninterrupted):
+    path = tmp_path / "c"
+    path.write_bytes(kept[0][:-1000])
+    path.with_name("c.previous").write_bytes(kept[1])
+    checkpoint = Checkpoint(path)
+    with pytest.warns(UserWarning, match="The one before it"), pytest.raises(TrainingStopped):
+        model().fit(X, Y, callback=Signal(1), checkpoint=checkpoint)
+    assert path.with_name("c.previous").read_bytes() == kept[1]
+    path.write_bytes(b"")  # damaged once more
+    with pytest.warns(UserWarning, match="The one before it"):
+        assert_same(outcome(model().fit(X, Y, checkpoint=path)), uninterrupted)
+
+
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused(tmp_path, kept):
+    path = tmp_path / "c"
+    path.write_bytes(kept[0])
+    identity, state = read(path)
+    state["ladder"]["steps"] = torch.zeros(3)
+    write(path, identity, state)
+    with pytest.raises(RunError, match="the ladder of the checkpoint does not fit this training .*to begin anew"):
+        model().fit(X, Y, checkpoint=path)
+    del state["progress"]
+    state["ladder"]["steps"] = torch.zeros((), dtype=torch.int64)
+    write(path, identity, state)
+    with pytest.raises(RunError, match="the progress of the checkpoint does not fit this training"):
+        model().fit(X, Y, checkpoint=path)
+
+
+@pytest.mark.fault(
     "both checkpoints are damaged", "an error; nothing is begun anew unasked", lost="the training's state"
 )
 def test_without_a_whole_checkpoint_nothing_begins_unasked(tmp_path, kept):

@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
     status, said = stopped(signal.SIGINT, *DIGITS, "--out", "a run", at="digits-50: epoch 2/20")
     assert status == 130
     assert said.splitlines()[-1] == (
-        "laddernet: interrupted; The training's state is kept; go on with: laddernet train --resume 'a run'"
+        "laddernet: interrupted. The training's state is kept; go on with: laddernet train --resume 'a run'"
     )
     with pytest.raises(RunError, match="a run is not finished yet: go on with it by train --resume"):
         load_run(Path("a run"))
@@ -171,6 +171,26 @@ class TestInPlace:
             assert "in use: another process is training" in call(*arguments, "--overwrite", status=1).stderr
             assert "in use: another process is training" in call("train", "--resume", "run", status=1).stderr
         assert Checkpoint("run/unfinished/checkpoint").exists
+
+    def test_a_run_in_use_loses_nothing_to_the_second_before_its_first_checkpoint(self):
+        with Making(options=OPTIONS, out=Path("run")).begun(Path("x")):
+            before = sorted(path.name for path in Path("run/unfinished").iterdir())
+            assert before == ["checkpoint.lock", "command.json"]
+            assert "in use: another process" in call("train", "--resume", "run", status=1).stderr
+            again = call("train", "digits", "--epochs", 3, "--out", "run", "--overwrite", status=1)
+            assert "in use: another process" in again.stderr
+            assert sorted(path.name for path in Path("run/unfinished").iterdir()) == before
+
+    def test_a_run_that_cannot_go_on_yet_can_later(self):
+        frame = pd.DataFrame({"a": np.arange(40.0), "y": ["u", "v"] * 20})
+        frame.to_csv("rows.csv", index=False)
+        options = replace(OPTIONS, data="rows.csv", data_dir=None, label_column="y", labels=None)
+        with Making(options=options, out=Path("run")).begun(Path("x")):
+            Path("rows.csv").rename("away.csv")
+        call("train", "--resume", "run", status=1)
+        Path("away.csv").rename("rows.csv")
+        call("train", "--resume", "run")
+        assert load_run(Path("run")).training["file"] == "rows.csv"
 
 
 OPTIONS = TrainOptions(

@@ -42,13 +42,12 @@ DataOrFile = Annotated[
     str,
     typer.Argument(metavar="DATA|FILE", help=f"A data set: {_KNOWN}; or a file: .csv, .tsv, .parquet, .npz or .npy."),
 ]
-DataFileOrFolder = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA|FILE|FOLDER",
-        help=f"A data set: {_KNOWN}; a file: .csv, .tsv, .parquet, .npz or .npy; or a folder of images.",
-    ),
-]
+_DATA_FILE_OR_FOLDER = typer.Argument(
+    metavar="DATA|FILE|FOLDER",
+    help=f"A data set: {_KNOWN}; a file: .csv, .tsv, .parquet, .npz or .npy; or a folder of images.",
+    show_default=False,
+)
+DataFileOrFolder = Annotated[str, _DATA_FILE_OR_FOLDER]
 FileOrFolder = Annotated[
     Path,
     typer.Argument(
@@ -130,8 +129,8 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
             raise
         except KeyboardInterrupt as interrupt:
             notes = getattr(interrupt, "__notes__", [])
-            unkept = "results that were finished are kept, the unfinished one is not written."
-            _say(f"interrupted; {' '.join(notes) or unkept}")
+            unkept = "Results that were finished are kept, the unfinished one is not written."
+            _say(f"interrupted. {' '.join(notes) or unkept}")
             raise typer.Exit(143 if interrupt.args == (signal.SIGTERM,) else 130) from None
         except Exception as error:
             if kwargs.get("debug"):
@@ -169,14 +168,7 @@ def _root(
 @_clear_errors
 def train(
     context: typer.Context,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA|FILE|FOLDER",
-            help=f"A data set: {_KNOWN}; a file: .csv, .tsv, .parquet, .npz or .npy; or a folder of images.",
-            show_default=False,
-        ),
-    ] = None,
+    data: Annotated[str | None, _DATA_FILE_OR_FOLDER] = None,
     labels: Annotated[
         int | None, typer.Option(min=1, help="How many rows keep their label. [default: the recipe's; of a FILE, all]")
     ] = None,

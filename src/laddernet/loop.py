@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laddernet.errors import TrainingError
+from laddernet.errors import RunError, TrainingError
 from laddernet.steps import Steps
 
 CHECKED_STEPS = 1000
@@ -171,8 +171,8 @@ class Loop:
         The learning rate of each of the run's steps, from 0.
     graphed : bool
         See `steps.Steps`.
-    identity : mapping of str to anything that goes to JSON
-        What tells the run from others.
+    identity : callable
+        Gives what tells the run from others, a mapping of str to anything that goes to JSON; asked for a keeper alone.
     keeper : Keeper or None
     callback : Callback
     where : callable
@@ -192,7 +192,7 @@ class Loop:
         steps_per_epoch: int,
         rate: Callable[[int], float],
         graphed: bool,
-        identity: Mapping[str, Any],
+        identity: Callable[[], Mapping[str, Any]],
         keeper: Keeper | None,
         callback: Callback,
         where: Callable[[], str | None] = lambda: None,
@@ -213,9 +213,18 @@ class Loop:
             "random": _RandomStates(generators, self._device),
             "progress": self.progress,
         }
-        if keeper is not None and (kept := keeper.load(identity)) is not None:
-            for name, part in self._parts.items():
+        if keeper is not None and (kept := keeper.load(identity())) is not None:
+            self._go_on_from(kept)
+
+    def _go_on_from(self, kept: Mapping[str, Any]) -> None:
+        for name, part in self._parts.items():
+            try:
                 part.load_state_dict(kept[name])
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise RunError(
+                    f"the {name} of the checkpoint does not fit this training ({reason}): remove it, to begin anew."
+                ) from error
 
     def __call__(
         self, step: Callable[[tuple[Tensor, ...]], None], batches: Iterator[tuple[Tensor, ...]]

@@ -6,7 +6,8 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
@@ -182,38 +183,46 @@ def reproduce(
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
     checkpoint = Checkpoint(out / f".{recipe.name}-seed-{'-'.join(map(str, seeds))}.checkpoint")
     others: dict[str, Any] = {"machine": machine, "callback": callback, "checkpoint": checkpoint}
-    try:
+    with _kept(checkpoint):
         if len(seeds) == 1:
             outcomes = [run_recipe(recipe, data, seed=seeds[0], **others)]
         else:
             outcomes = run_together(recipe, data, seeds=seeds, **others)
-    except BaseException as error:
-        if checkpoint.exists:
-            error.add_note("The training's state is kept; the same command goes on with it.")
-        else:
-            checkpoint.remove()
-        raise
-    new = [
-        {
-            "seed": seed,
-            "test_error": round(outcome.test_error, 4),
-            "cost": outcome.model.history_[-1]["cost"],
-            "seconds": round(outcome.seconds, 1),
-            "together": len(seeds),
-            "epochs": outcome.model.n_iter_,
-            "precision": outcome.model.precision_,
-            "commit": commit,
-            "versions": versions(),
-            "machine": describe_machine(outcome.model.ladder_),
-        }
-        for seed, outcome in zip(seeds, outcomes, strict=True)
-    ]
-    there = read_results(path, recipe)  # read again: another process may have added some
-    new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
-    entries = sorted([*there, *new], key=lambda e: int(e["seed"]))
-    _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": entries})
-    checkpoint.remove()
+        new = [
+            {
+                "seed": seed,
+                "test_error": round(outcome.test_error, 4),
+                "cost": outcome.model.history_[-1]["cost"],
+                "seconds": round(outcome.seconds, 1),
+                "together": len(seeds),
+                "epochs": outcome.model.n_iter_,
+                "precision": outcome.model.precision_,
+                "commit": commit,
+                "versions": versions(),
+                "machine": describe_machine(outcome.model.ladder_),
+            }
+            for seed, outcome in zip(seeds, outcomes, strict=True)
+        ]
+        there = read_results(path, recipe)  # read again: another process may have added some
+        new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
+        entries = sorted([*there, *new], key=lambda e: int(e["seed"]))
+        _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": entries})
     return new
+
+
+@contextmanager
+def _kept(checkpoint: Checkpoint) -> Iterator[None]:
+    """Let no other process make the same results meanwhile; what was kept goes once they are written."""
+    with checkpoint.locked():
+        try:
+            yield
+        except BaseException as error:
+            if checkpoint.exists:
+                error.add_note("The training's state is kept; the same command goes on with it.")
+            else:
+                checkpoint.remove()
+            raise
+        checkpoint.remove()
 
 
 def can_go_together(recipe: Recipe) -> bool:

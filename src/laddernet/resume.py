@@ -61,6 +61,8 @@ class Checkpoint:
         self._identity: dict[str, Any] = {}
         self._written = time.monotonic()
         self._cost = 0.0
+        self._newest_is_whole = True
+        self._lock = FileLock(f"{path}.lock", timeout=0)
 
     @property
     def previous(self) -> Path:
@@ -73,12 +75,10 @@ class Checkpoint:
         return self.path.exists() or self.previous.exists()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes from this file while the context lasts, in which signals stop training in good order.
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from this file while the context lasts, which may lie within another of its kind.
 
-        SIGINT and SIGTERM are then answered after the step that is being made: the state is written, and
-        `TrainingStopped` is raised. A second one is answered at once. The lock of a process that died is not in the
-        way.
+        The lock of a process that died is not in the way.
 
         Raises
         ------
@@ -87,18 +87,26 @@ class Checkpoint:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{self.path}.lock", timeout=0)
-            lock.acquire()
+            self._lock.acquire()
         except Timeout as error:
             raise RunError(f"{self.path} is in use: another process is training this run. Wait for it.") from error
         except OSError as error:
             raise RunError(f"no checkpoint can be written to {self.path.parent}: {error.strerror or error}.") from error
-        self.stop = None
         try:
-            with self._signals():
-                yield
+            yield
         finally:
-            lock.release()
+            self._lock.release()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be `locked` while the context lasts, in which signals stop training in good order.
+
+        SIGINT and SIGTERM are then answered after the step that is being made: the state is written, and
+        `TrainingStopped` is raised. A second one is answered at once.
+        """
+        self.stop = None
+        with self.locked(), self._signals():
+            yield
         if self.stop is not None:  # it came when the last step was made
             raise TrainingStopped(self.stop)
 
@@ -155,6 +163,7 @@ class Checkpoint:
                     "remove it."
                 )
             if damaged:
+                self._newest_is_whole = False
                 warnings.warn(f"{damaged[0]} The one before it, {path}, is used.", stacklevel=2)
             return state
         if damaged:
@@ -191,9 +200,10 @@ class Checkpoint:
         beside = self.path.with_name(f"{self.path.name}.writing")
         try:
             write(beside, self._identity, state)
-            if self.path.exists():
+            if self._newest_is_whole and self.path.exists():  # else the previous one is all there is
                 self.path.replace(self.previous)
             beside.replace(self.path)
+            self._newest_is_whole = True
             _sync(self.path.parent)
         except OSError as error:
             beside.unlink(missing_ok=True)
@@ -202,10 +212,15 @@ class Checkpoint:
         self._written = time.monotonic()
         self._cost = self._written - started
 
-    def remove(self) -> None:
-        """Remove what was kept, once it is of no use any more."""
-        for path in (self.path, self.previous, Path(f"{self.path}.lock")):
+    def forget(self) -> None:
+        """Remove what was kept."""
+        for path in (self.path, self.previous):
             path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove what was kept and the lock, once they are of no use any more."""
+        self.forget()
+        Path(f"{self.path}.lock").unlink(missing_ok=True)
 
 
 def write(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -232,7 +247,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise RunError(f"{path} is no {FORMAT}, but {metadata.get('format', 'something else')!r}.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            # Copies: what is read is mapped from the file, which is to be replaced.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
         if _digest(tensors, metadata["state"]) != metadata["sha256"]:
             raise RunError(f"{path} is damaged: its checksum is not that of its content.")
         content = json.loads(metadata["state"])

@@ -5,6 +5,7 @@ Each ladder keeps its own weights, batches and noise, and learns what it would l
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -133,7 +134,7 @@ def train_together(
         steps_per_epoch=per_epoch,
         rate=lambda step: config.learning_rate * decay(step),
         graphed=uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption),
-        identity=identity(ladders[0], x, x_labeled, y, weight, config, generators),
+        identity=partial(identity, ladders[0], x, x_labeled, y, weight, config, generators),
         keeper=keeper,
         callback=callback or Callback(),
     )

@@ -332,6 +332,8 @@ def train(
         Where a KeyboardInterrupt arrives in training; the ladder keeps what it has.
     TrainingStopped
         Where the keeper was asked to stop; the ladder is of no use.
+    RunError
+        If what the keeper gives back is of another run.
     ValueError
         If there is a patience and nothing to judge by.
     """
@@ -355,7 +357,7 @@ def train(
         steps_per_epoch=per_epoch,
         rate=lambda step: config.learning_rate * decay(step),
         graphed=graphed and isinstance(optimizer, Adam),
-        identity=identity(ladder, x, x_labeled, y, weight, config, [generator]),
+        identity=partial(identity, ladder, x, x_labeled, y, weight, config, [generator]),
         keeper=keeper,
         callback=callback or Callback(),
         where=partial(_first_broken, ladder),
@@ -561,6 +563,7 @@ def identity(
         "network": [[name, *value.shape] for name, value in ladder.state_dict().items()],
         "noise_std": ladder.noise_std,
         "denoising_weights": ladder.denoising_weights,
+        "device": x.device.type,
         "seeds": [generator.initial_seed() for generator in generators],
         "rows": [*x.shape],
         "labelled rows": len(x_labeled),

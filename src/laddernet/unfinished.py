@@ -89,36 +89,38 @@ class Making:
     def begun(self, usual: Path) -> Iterator[tuple[Path, Checkpoint]]:
         """Reserve the folder, and yield it with the checkpoint of its training.
 
-        What fails before anything was kept leaves nothing behind.
+        No other process may make the same run meanwhile. What fails before anything was kept leaves nothing behind,
+        but for a run that was begun before.
 
         Raises
         ------
         RunError
-            If the folder is taken, or cannot be written to.
+            If the folder is taken, in use by another process, or cannot be written to.
         """
         folder = self.out or new_folder(usual)
         checkpoint = Checkpoint(folder / UNFINISHED / "checkpoint", minutes=self.minutes)
         if not self.resumed:
             check_free(folder, overwrite=self.overwrite)
-            self._reserve(folder, checkpoint)
-        try:
-            yield folder, checkpoint
-        except BaseException as error:
-            if checkpoint.exists:
-                error.add_note(f"The training's state is kept; go on with: {how_to_resume(folder)}")
+        with checkpoint.locked():
+            try:
+                if not self.resumed:
+                    checkpoint.forget()
+                    self._write_command(folder / UNFINISHED / COMMAND)
+                yield folder, checkpoint
+            except BaseException as error:
+                if checkpoint.exists:
+                    error.add_note(f"The training's state is kept; go on with: {how_to_resume(folder)}")
+                elif not self.resumed:
+                    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+                    with suppress(OSError):
+                        folder.rmdir()  # if nothing else is in it
                 raise
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            with suppress(OSError):
-                folder.rmdir()  # if nothing else is in it
-            raise
 
-    def _reserve(self, folder: Path, checkpoint: Checkpoint) -> None:
+    def _write_command(self, path: Path) -> None:
         content = {"format": _FORMAT, "laddernet": __version__, "options": self.options.to_json()}
-        with checkpoint.held():  # it may be another process's
-            checkpoint.remove()
-            beside = folder / UNFINISHED / f"{COMMAND}.writing"
-            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            beside.replace(folder / UNFINISHED / COMMAND)
+        beside = path.with_name(f"{path.name}.writing")
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        beside.replace(path)
 
 
 def how_to_resume(folder: Path) -> str:
