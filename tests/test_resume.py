@@ -1,9 +1,10 @@
+import itertools
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,34 +234,46 @@ def test_a_folder_that_cannot_be_written_to_is_refused_early(tmp_path):
         model().fit(X, Y, checkpoint=tmp_path / "file" / "c")
 
 
-def train_and_tell(path, epochs, answers):
-    fitted = model(max_epochs=epochs).fit(X, Y, checkpoint=Checkpoint(path, minutes=1e-5))
+def train_and_tell(path, answers, *, killed_at=0):
+    """Train, and be killed just before so many times that something is synced to the disk or renamed."""
+    calls = itertools.count(1)
+
+    def deadly(function):
+        def counted(*arguments):
+            if next(calls) == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+
+        return counted
+
+    os.fsync, Path.replace = deadly(os.fsync), deadly(Path.replace)
+    fitted = model(max_epochs=15).fit(X, Y, checkpoint=Checkpoint(path))
     np.save(answers, fitted.predict_proba(X))
 
 
 @pytest.mark.fault(
-    "kill -9 while a checkpoint is or was just written",
+    "kill -9 at each point of the writing of a checkpoint",
     "goes on, and ends bit for bit as without it",
-    times=4,
     lost="the work since the last state, which is done again",
+    times=8,
 )
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_killed_at_any_moment_a_run_goes_on(tmp_path, monkeypatch):
-    """The long form of this is benchmarks/kill_resume.py."""
+def test_killed_at_any_point_of_writing_a_run_goes_on(tmp_path, monkeypatch):
+    """In the first two writings of each process; at random moments it is benchmarks/kill_resume.py that kills."""
     monkeypatch.setattr("laddernet.resume.SHARE", 1e9)  # at the end of every epoch
-    expected = model(max_epochs=100).fit(X, Y).predict_proba(X)
-    arguments = (tmp_path / "c", 100, tmp_path / "p.npy")
-    before = 0
-    for _ in range(4):
-        process = multiprocessing.get_context("fork").Process(target=train_and_tell, args=arguments)
+    expected = model(max_epochs=15).fit(X, Y).predict_proba(X)
+    left = set()
+    for call in (*range(1, 9), 0):
+        process = multiprocessing.get_context("fork").Process(
+            target=train_and_tell, args=(tmp_path / "c", tmp_path / "p.npy"), kwargs={"killed_at": call}
+        )
         process.start()
-        while not (tmp_path / "c").exists() or (tmp_path / "c").stat().st_mtime_ns == before:
-            time.sleep(0.001)
-        process.kill()
         process.join()
-        assert process.exitcode == -signal.SIGKILL
-        before = max(path.stat().st_mtime_ns for path in tmp_path.glob("c*"))
-    train_and_tell(*arguments)
+        assert process.exitcode == (-signal.SIGKILL if call else 0)
+        left.add(tuple(sorted(path.name for path in tmp_path.iterdir())))
+    assert ("c.lock", "c.writing") in left  # before the first one was whole
+    assert ("c.lock", "c.previous", "c.writing") in left  # between the two renamings
+    assert ("c", "c.lock", "c.previous", "c.writing") in left
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), expected)
 
 
