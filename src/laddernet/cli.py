@@ -3,10 +3,13 @@
 import functools
 import itertools
 import json
+import os
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -17,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from laddernet import __version__
+from laddernet.launcher import launched_rank, launched_size, restarts
 
 if TYPE_CHECKING:
     from laddernet.checkpoints import Run
@@ -130,7 +134,8 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt as interrupt:
             notes = getattr(interrupt, "__notes__", [])
             unkept = "Results that were finished are kept, the unfinished one is not written."
-            _say(f"interrupted. {' '.join(notes) or unkept}")
+            if launched_rank() == 0:
+                _say(f"interrupted. {' '.join(notes) or unkept}")
             raise typer.Exit(143 if interrupt.args == (signal.SIGTERM,) else 130) from None
         except Exception as error:
             if kwargs.get("debug"):
@@ -147,7 +152,8 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _say(text: str) -> None:
-    typer.echo(f"laddernet: {text}", err=True)
+    rank = launched_rank()
+    typer.echo(f"laddernet{f' (process {rank})' if rank else ''}: {text}", err=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -158,10 +164,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
-) -> None: ...
+) -> None:
+    if launched_size() > 1 and context.invoked_subcommand != "train":
+        raise typer.BadParameter(f"{context.invoked_subcommand} runs in one process: start it without the launcher.")
 
 
 @app.command()
@@ -224,19 +233,41 @@ def train(
 
     A folder of images has a subfolder for each class, and unlabeled/ for those without one.
     """
-    from laddernet.unfinished import Making, TrainOptions, read_options
-
     if resume is not None:
         _check_alone(context, "resume", "checkpoint_minutes", "as_json", "debug")
-        making = Making(options=read_options(resume), out=resume, resumed=True, minutes=checkpoint_minutes)
     elif data is None:
         raise typer.BadParameter("name what to train on, or a run to --resume.", param_hint="DATA|FILE|FOLDER")
-    else:
-        options = TrainOptions(**{field.name: context.params[field.name] for field in fields(TrainOptions)})
-        making = Making(options=options, out=out, overwrite=overwrite, minutes=checkpoint_minutes)
-    report = _train(making)
-    if as_json:
-        typer.echo(json.dumps(report))
+    from laddernet.distributed import launched
+    from laddernet.unfinished import Making, TrainOptions, is_unfinished, read_options
+
+    with launched() as processes, _heard(processes.is_first):
+        again = out if restarts() and out is not None and processes.from_first(partial(is_unfinished, out)) else resume
+        if again is not None:
+            options = processes.from_first(partial(read_options, again))
+        else:
+            options = TrainOptions(**{field.name: context.params[field.name] for field in fields(TrainOptions)})
+        report = _train(
+            Making(
+                options=options,
+                out=again or out,
+                overwrite=overwrite,
+                resumed=again is not None,
+                minutes=checkpoint_minutes,
+                processes=processes,
+            )
+        )
+        if as_json:
+            typer.echo(json.dumps(report))
+
+
+@contextmanager
+def _heard(wanted: bool) -> Iterator[None]:
+    """Let one of several processes alone show what there is; the others tell their errors only."""
+    if wanted:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _check_alone(context: typer.Context, *known: str) -> None:

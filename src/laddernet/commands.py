@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from laddernet import networks
-from laddernet.checkpoints import save_run
 from laddernet.data import load
 from laddernet.estimators import LadderClassifier
 from laddernet.folders import ImageOptions, prepare_images
@@ -51,9 +51,10 @@ def train_on_dataset(chosen: Recipe, machine: Machine, making: Making, *, name: 
     with making.begun(Path("runs") / f"{title}-seed-{seed}") as (folder, checkpoint):
         rows = load(data, data_dir=machine.data_dir, seed=seed)
         watch = progress(title=title)
-        ladder = run_recipe(chosen, rows, seed=seed, machine=machine, callback=watch, checkpoint=checkpoint)
+        run = partial(run_recipe, data=rows, seed=seed, machine=machine, processes=making.processes)
+        ladder = run(chosen, callback=watch, checkpoint=checkpoint)
         metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
-        save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=True)
+        making.write(folder, ladder.model, training=training, metrics=metrics)
     table = Table(title=f"{data}, {chosen.labels} labels of {len(rows.y_train)} rows, seed {seed}")
     for column in ("network", "test error", f"wrong of {len(rows.y_test)}", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
@@ -61,11 +62,11 @@ def train_on_dataset(chosen: Recipe, machine: Machine, making: Making, *, name: 
     if making.options.baseline and chosen.variant != "baseline":
         with _comparing(folder):
             watch = progress(title="supervised only")
-            supervised = run_recipe(chosen.baseline(), rows, seed=seed, machine=machine, callback=watch)
+            supervised = run(chosen.baseline(), callback=watch)
             metrics["baseline_test_error"] = round(supervised.test_error, 4)
             metrics["baseline_seconds"] = round(supervised.seconds, 2)
             table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))
-            save_run(folder, ladder.model, training=training, metrics=metrics, overwrite=True)
+            making.write(folder, ladder.model, training=training, metrics=metrics)
     Console().print(table)
     typer.echo(f"run written to {folder}")
     return {
@@ -85,17 +86,17 @@ def train_on_file(options: FileOptions, given: dict[str, Any], making: Making) -
     path = Path(making.options.data)
     outcomes: dict[str, tuple[dict[str, float], float]] = {}
 
-    def fit(name: str, title: str, checkpoint: Checkpoint | None = None, **others: Any) -> Any:
+    def train(name: str, title: str, checkpoint: Checkpoint | None = None, **others: Any) -> Any:
         model = prepared.estimator(**chosen | others)
         started = time.perf_counter()
-        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title), checkpoint=checkpoint)
+        fit = partial(fit_whole, model, prepared.x_train, prepared.y_train, processes=making.processes)
+        fit(callback=progress(title=title), checkpoint=checkpoint)
         seconds = seconds_of(model, started)
         outcomes[name] = (score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds)
         return model
 
     def save(measured: dict[str, float]) -> None:
-        preparation = prepared.preparation
-        save_run(folder, model, training=training, metrics=measured, preparation=preparation, overwrite=True)
+        making.write(folder, model, training=training, metrics=measured, preparation=prepared.preparation)
 
     with making.begun(Path("runs") / f"{path.name.split('.')[0]}-seed-{options.seed}") as (folder, checkpoint):
         chosen = read_settings(making.options.settings) if making.options.settings is not None else {}
@@ -117,14 +118,14 @@ def train_on_file(options: FileOptions, given: dict[str, Any], making: Making) -
             "seed": options.seed,
         }
         variant = chosen.get("variant", "full")
-        model = fit(f"ladder ({variant})", path.name, checkpoint)
+        model = train(f"ladder ({variant})", path.name, checkpoint)
         (metrics, seconds), compared = next(iter(outcomes.values())), dict[str, Any]()
         metrics = metrics | {"seconds": round(seconds, 2)}
         save(metrics)
     if making.options.baseline and tested:
         with _comparing(folder):
             if variant != "baseline":
-                fit("supervised only", "supervised only", variant="baseline", denoising_weights="auto")
+                train("supervised only", "supervised only", variant="baseline", denoising_weights="auto")
                 compared |= {f"baseline_{name}": value for name, value in outcomes["supervised only"][0].items()}
             started = time.perf_counter()
             linear = "logistic regression" if prepared.task == "classification" else "ridge regression"
@@ -145,10 +146,11 @@ def train_on_images(options: ImageOptions, given: dict[str, Any], making: Making
     folder = Path(making.options.data)
     name = folder.resolve().name
 
-    def fit(title: str, checkpoint: Checkpoint | None = None, **others: Any) -> tuple[Any, dict[str, float], float]:
+    def train(title: str, checkpoint: Checkpoint | None = None, **others: Any) -> tuple[Any, dict[str, float], float]:
         model = LadderClassifier(**settings | others)
         started = time.perf_counter()
-        fit_whole(model, prepared.x_train, prepared.y_train, callback=progress(title=title), checkpoint=checkpoint)
+        fit = partial(fit_whole, model, prepared.x_train, prepared.y_train, processes=making.processes)
+        fit(callback=progress(title=title), checkpoint=checkpoint)
         seconds = seconds_of(model, started)
         return model, score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds
 
@@ -174,17 +176,17 @@ def train_on_images(options: ImageOptions, given: dict[str, Any], making: Making
             "test_rows": tested,
             "seed": options.seed,
         }
-        model, metrics, seconds = fit(name, checkpoint)
+        model, metrics, seconds = train(name, checkpoint)
         outcomes = {f"ladder ({settings['variant']})": (metrics, seconds)}
         metrics = metrics | {"seconds": round(seconds, 2)}
-        save_run(run, model, training=training, metrics=metrics, overwrite=True)
+        making.write(run, model, training=training, metrics=metrics)
     compared: dict[str, float] = {}
     if making.options.baseline and tested and settings["variant"] != "baseline":
         with _comparing(run):
-            _, measured, seconds = fit("supervised only", variant="baseline")
+            _, measured, seconds = train("supervised only", variant="baseline")
             outcomes["supervised only"] = measured, seconds
             compared = {f"baseline_{name}": value for name, value in measured.items()}
-            save_run(run, model, training=training, metrics=metrics | compared, overwrite=True)
+            making.write(run, model, training=training, metrics=metrics | compared)
     if tested:
         Console().print(_outcome_table(tested, outcomes))
     typer.echo(f"run written to {run}; now: laddernet predict {shlex.quote(str(run))} FOLDER")

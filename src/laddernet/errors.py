@@ -24,6 +24,10 @@ class TrainingError(LaddernetError, ArithmeticError):
     """Training cannot go on: a cost is no longer finite."""
 
 
+class ProcessLostError(LaddernetError, RuntimeError):
+    """Another process of the same training ended, or cannot be reached."""
+
+
 @contextmanager
 def memory_watched(advice: str) -> Iterator[None]:
     """Turn the several errors in which Python, NumPy and torch say that memory is short into one of ours.

@@ -35,6 +35,7 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
+from laddernet.distributed import ALONE, Processes
 from laddernet.errors import memory_watched
 from laddernet.ladder import Ladder, Variant, default_weights
 from laddernet.loop import Callback, EpochRecord
@@ -227,6 +228,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         callback: Callback | None = None,
         checkpoint: Checkpoint | str | Path | None = None,
+        processes: Processes = ALONE,
     ) -> Self:
         """Train on labelled and unlabelled rows.
 
@@ -248,6 +250,9 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             File in which the training's state is kept, and from which it goes on where it is there already, as it would
             have gone on without the break: give the same rows, settings and whole number as `random_state`. It stays
             when the training is done.
+        processes : Processes
+            That fit the same model together (docs/scaling.md): all of them call this with the same arguments, among
+            which is a whole number as `random_state`, and all have the fitted model in the end.
 
         Returns
         -------
@@ -263,13 +268,22 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If the checkpoint is of another training, damaged, or in use by another process.
         OutOfMemoryError
             If there is not enough memory.
+        ProcessLostError
+            If another of the processes ended.
         """
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        keeper = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+        if processes.size > 1 and not isinstance(self.random_state, Integral):
+            raise ValueError("several processes fit a model together with a whole number as random_state alone.")
+        if isinstance(checkpoint, (str, Path)):
+            keeper: Checkpoint | None = Checkpoint(checkpoint, processes=processes)
+        else:
+            keeper = checkpoint
+        if keeper is not None and keeper.processes is not processes:
+            raise ValueError("the checkpoint must have the processes that fit.")
         callback = callback if callback is not None or not self.verbose else _progress()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
-            self._fit(X, y, sample_weight, callback, keeper)
+            self._fit(X, y, sample_weight, callback, keeper, processes)
         return self
 
     def _fit(
@@ -279,6 +293,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         sample_weight: ArrayLike | None,
         callback: Callback | None,
         keeper: Checkpoint | None,
+        processes: Processes,
     ) -> None:
         start = self._prepare(X, y, sample_weight)
         self._train(
@@ -290,6 +305,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             validate=start.validate,
             callback=callback,
             keeper=keeper,
+            processes=processes,
         )
         self._keep(start)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
+from laddernet.distributed import ALONE, Processes, Share, Stack
 from laddernet.fused import Drawn, Kernels, Target, descend, library, normal, product_dtype, rise, slope_of
 from laddernet.kernels import Library
 from laddernet.losses import TASKS
@@ -25,7 +26,7 @@ from laddernet.normalization import (
     Normalized,
     Statistics,
     as_the_device_likes,
-    batch_normalize,
+    batch_normalize_streams,
     features_last,
     normalize,
 )
@@ -205,6 +206,8 @@ class Ladder(nn.Module):
         self.generator = generator
         self.seed: Tensor | None = None  # of this step's noise, where the kernels draw it
         self.fused = False
+        self.processes: Processes = ALONE
+        self._shares: tuple[Share, Share] | None = None
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         reached = [layer for layer, weight in enumerate(self.denoising_weights) if weight > 0]
         self._highest_target = max(reached, default=0)
@@ -261,18 +264,19 @@ class Ladder(nn.Module):
         ValueError
             If a shape does not fit, or a stream has fewer than two rows, which have no variance.
         """
-        self._check_rows("x_labeled", x_labeled)
+        self._check_stream("x_labeled", x_labeled, 0)
         if self.decoder:
             if x_unlabeled is None:
                 raise ValueError("x_unlabeled is needed: there are denoising costs, which it is computed on.")
-            self._check_rows("x_unlabeled", x_unlabeled)
+            self._check_stream("x_unlabeled", x_unlabeled, 1)
         if weight is not None and weight.shape != (len(x_labeled),):
             raise ValueError(f"weight must have shape ({len(x_labeled)},), got {tuple(weight.shape)}.")
         kernels = self._kernels(x_labeled)
         if kernels is not None and x_unlabeled is not None:
             x_unlabeled = features_last(x_unlabeled)
         encoded = self._encode(x_labeled, x_unlabeled, kernels)
-        supervised = TASKS[self.task].cost(encoded.logits_labeled, y, weight)
+        task_cost = TASKS[self.task].cost
+        supervised = self._over_all(encoded.logits_labeled, 0, lambda logits: task_cost(logits, y, weight))
         denoising = self._decode(encoded, x_unlabeled, kernels)
         total = supervised
         for denoising_weight, cost in zip(self.denoising_weights, denoising, strict=True):
@@ -283,20 +287,22 @@ class Ladder(nn.Module):
     def _encode(self, x_labeled: Tensor, x_unlabeled: Tensor | None, kernels: Kernels | None) -> _Encoded:
         """Run the streams up; stacked they are labelled, unlabelled-noisy, unlabelled-clean."""
         noisy_supervision = self.supervised_path == "noisy"
-        seed = self._step_seed(kernels)
+        seed = self._step_seed()
         changes = self._changes(x_labeled, x_unlabeled)
-        streams = [self._corrupt(x_labeled, 0, 0, changes, kernels, seed) if noisy_supervision else x_labeled]
+        draws = self._kernels(x_labeled, drawing=True)
+        streams = [self._corrupt(x_labeled, 0, 0, changes, draws, seed) if noisy_supervision else x_labeled]
         z_noisy: list[Tensor] = []
         clean: list[Normalized] = []
         if self.decoder:
             assert x_unlabeled is not None
-            z_noisy.append(self._corrupt(x_unlabeled, 0, 1, changes, kernels, seed))
+            z_noisy.append(self._corrupt(x_unlabeled, 0, 1, changes, draws, seed))
             streams.append(z_noisy[0])
             if self._has_clean_stream:
                 streams.append(x_unlabeled)
         running_weight = self._count_step()
         drops_clean = self._is_chain and not self.joint_statistics
         sizes = [len(stream) for stream in streams]
+        wholes = [self._share(i, stream).whole for i, stream in enumerate(streams)]
 
         def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
             """Each stream normalised by its own statistics, the noisy ones corrupted; shift, scale, activation."""
@@ -306,12 +312,11 @@ class Ladder(nn.Module):
             else:
                 z_pre = as_the_device_likes(z_pre.to(x_labeled.dtype))
                 z, last, seen = self._normalize_streams(z_pre, sizes)
-                if layer is not None and noisy_supervision:
-                    z[0] = self._corrupt(z[0], layer, 0, changes)
-                if layer is not None and self.decoder:
-                    z[1] = self._corrupt(z[1], layer, 1, changes)
+                if layer is not None:
+                    self._corrupt_streams(z, layer, changes, draws, seed)
                 if self.training:
-                    norm.statistics.update(seen, running_weight)
+                    whole = wholes[len(sizes) - 1]
+                    norm.statistics.update(seen, running_weight, sum(wholes) if self.joint_statistics else whole)
                 h = norm.activate(torch.cat(z))
             if layer is not None:
                 z_noisy.extend(z[1:2])
@@ -323,17 +328,18 @@ class Ladder(nn.Module):
 
         noisy = slice(0 if noisy_supervision else sizes[0], sum(sizes[:2]))
         stacked = torch.cat(streams) if self._is_torchs_own else torch.cat(streams).contiguous()
-        with self._visitor.visiting(climb, noisy=noisy, generator=self.generator):
+        stack = Stack(tuple(map(self._share, range(len(streams)), streams))[0 if noisy_supervision else 1 : 2])
+        with self._visitor.visiting(climb, noisy=noisy, stack=stack, generator=self.generator):
             logits = torch.split(self.network(stacked), sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
     def _normalize_streams(self, z_pre: Tensor, sizes: list[int]) -> tuple[list[Tensor], Normalized, Normalized]:
         """Return z of each stream, the last one normalised, and the rows whose statistics prediction follows."""
         if self.joint_statistics:
-            seen = batch_normalize(z_pre)
+            (seen,) = batch_normalize_streams([z_pre], self.processes)
             z = list(torch.split(seen.z, sizes))
             return z, seen._replace(z=z[-1]), seen
-        normalized = [batch_normalize(stream) for stream in torch.split(z_pre, sizes)]
+        normalized = batch_normalize_streams(torch.split(z_pre, sizes), self.processes)
         return [stream.z for stream in normalized], normalized[-1], normalized[-1]
 
     def _decode(self, encoded: _Encoded, x_clean: Tensor | None, kernels: Kernels | None) -> tuple[Tensor | None, ...]:
@@ -356,13 +362,16 @@ class Ladder(nn.Module):
                 down, cost = descend(kernels, u_pre, decoder.combinator.a, z_noisy, target, dtype)
                 costs[layer] = cost if wanted else None
                 continue
-            u = batch_normalize(u_pre.to(z_noisy.dtype)).z if decoder.needs_above else z_noisy
+            u = z_noisy
+            if decoder.needs_above:
+                u = batch_normalize_streams([u_pre.to(z_noisy.dtype)], self.processes)[0].z
             z_hat = decoder.combinator(z_noisy, u)
             if compared is not None:
                 z_clean, mean, inverse_std = compared
-                costs[layer] = nn.functional.mse_loss(normalize(z_hat, mean, inverse_std), z_clean)
+                normalized = normalize(z_hat, mean, inverse_std)
+                costs[layer] = self._over_all(normalized, 1, partial(nn.functional.mse_loss, target=z_clean))
             elif wanted:  # compared with the raw input
-                costs[0] = nn.functional.mse_loss(z_hat, x_clean)
+                costs[0] = self._over_all(z_hat, 1, partial(nn.functional.mse_loss, target=x_clean))
             down = z_hat
         return tuple(costs)
 
@@ -381,15 +390,43 @@ class Ladder(nn.Module):
         kernels: Kernels | None = None,
         seed: Tensor | None = None,
     ) -> Tensor:
-        std = self.noise_std[layer]
+        std, share = self.noise_std[layer], self._share(stream, clean)
         if kernels is None or std == 0 or self.corruption is not gaussian or clean.dtype != torch.float32:
-            corrupted = self.corruption(clean, std, self.generator) if std > 0 else clean
+            corrupted = clean
+            if std > 0:
+                corrupted = share.of(self.corruption(share.among_all(clean), std, self.generator))
             change = changes.get((layer, stream))
             return corrupted if change is None else corrupted + change
+        if share.is_part:
+            whole = clean.new_zeros(share.whole, *clean.shape[1:])
+            return clean + share.of(self._gaussian(whole, std, kernels, seed, SALTS * layer + stream))
         if isinstance(kernels, Library):
             return normal(kernels, clean.shape, std=std, generator=self.generator).add_(clean)
         assert seed is not None
         return kernels.noisy(clean, Drawn((True,), std, seed, SALTS * layer + stream))
+
+    def _gaussian(self, zeros: Tensor, std: float, kernels: Kernels, seed: Tensor | None, salt: int) -> Tensor:
+        """Noise as the kernels draw it."""
+        if isinstance(kernels, Library):
+            return normal(kernels, zeros.shape, std=std, generator=self.generator)
+        assert seed is not None
+        return kernels.noisy(zeros, Drawn((True,), std, seed, salt))
+
+    def _corrupt_streams(
+        self, z: list[Tensor], layer: int, changes: _Changes, kernels: Kernels | None, seed: Tensor | None
+    ) -> None:
+        """Corrupt the noisy streams of a rung, in the list."""
+        noisy = [*([0] if self.supervised_path == "noisy" else []), *([1] if self.decoder else [])]
+        std, is_float32 = self.noise_std[layer], z[0].dtype == torch.float32
+        if kernels is None or self.corruption is not gaussian or not is_float32 or std == 0 or not noisy:
+            for stream in noisy:
+                z[stream] = self._corrupt(z[stream], layer, stream, changes)
+            return
+        stack = Stack(tuple(self._share(stream, z[stream]) for stream in noisy))
+        zeros = z[0].new_zeros(stack.whole, *z[0].shape[1:])
+        noise = self._gaussian(zeros, std, kernels, seed, SALTS * layer)  # for all at once, as `_draw` does
+        for stream, added in zip(noisy, stack.split(noise), strict=True):
+            z[stream] = z[stream] + added
 
     def _changes(self, x_labeled: Tensor, x_unlabeled: Tensor | None) -> _Changes:
         """What the corruption adds to the noisy streams because of the network, if it has `changes`; see `noise`."""
@@ -402,26 +439,28 @@ class Ladder(nn.Module):
             return {}
         sizes = [len(stream) for stream in rows.values()]
         x = torch.cat(list(rows.values()))
+        stack = Stack(tuple(self._share(stream, part) for stream, part in rows.items()))
         with torch.no_grad():
             clean = self._answers(x, sizes, {}).detach()
 
         def divergence(changes: Sequence[Tensor]) -> Tensor:
-            moved = self._answers(x, sizes, dict(zip(layers, changes, strict=True)))
+            moved = self._answers(x, sizes, dict(zip(layers, map(stack.of, changes), strict=True)))
             return TASKS[self.task].divergence(clean, moved)
 
-        likes = [x.new_empty(len(x), *self.shapes[layer]) for layer in layers]
+        likes = [x.new_empty(stack.whole, *self.shapes[layer]) for layer in layers]
         found = find(divergence, likes, [self.noise_std[layer] for layer in layers], self.generator)
         return {
             (layer, stream): part
             for layer, change in zip(layers, found, strict=True)
-            for stream, part in zip(rows, torch.split(change, sizes), strict=True)
+            for stream, part in zip(rows, stack.split(change), strict=True)
         }
 
     def _answers(self, x: Tensor, sizes: list[int], changes: Mapping[int, Tensor]) -> Tensor:
         """Logits of streams without noise, each normalised on its own, with a change added in each layer."""
 
         def climb(norm: Normalization, z_pre: Tensor) -> Tensor:
-            z = torch.cat([batch_normalize(stream).z for stream in torch.split(z_pre.to(x.dtype), sizes)])
+            normalized = batch_normalize_streams(torch.split(z_pre.to(x.dtype), sizes), self.processes)
+            z = torch.cat([stream.z for stream in normalized])
             if isinstance(norm, Rung) and norm.layer in changes:
                 z = z + changes[norm.layer]
             return norm.activate(z)
@@ -430,9 +469,9 @@ class Ladder(nn.Module):
             logits: Tensor = self.network(x + changes[0] if 0 in changes else x)
         return logits
 
-    def _step_seed(self, kernels: Kernels | None) -> Tensor | None:
+    def _step_seed(self) -> Tensor | None:
         """The seed of all noise of a step, where the kernels draw it."""
-        if not self._is_seeded(kernels) or self.seed is not None:
+        if not self.is_seeded or self.seed is not None:
             return self.seed
         return torch.empty((), dtype=torch.int64, device=self._like.device).random_(generator=self.generator)
 
@@ -447,6 +486,50 @@ class Ladder(nn.Module):
             for name, module in self.get_submodule(part).named_modules()
             if isinstance(module, maps)
         )
+
+    # The same in several processes.
+
+    def distribute(self, processes: Processes, *, labeled: int = 0, unlabeled: int = 0) -> None:
+        """Train on each process's share of every batch from now on, with the statistics of all of it.
+
+        `forward` then takes the rows of ``processes.share(labeled)`` and ``processes.share(unlabeled)``, which may be
+        none; its costs are such that their mean over the processes is the whole batch's cost, and so with the
+        gradients, which torch's `DistributedDataParallel` around the ladder takes the mean of. Noise is drawn for the
+        whole batch, and each process keeps its rows' part: give all processes generators of the same seed. A corruption
+        must treat each row for itself. The kernels of `fuse` then draw noise alone.
+
+        Parameters
+        ----------
+        processes : Processes
+            `Processes()` for torch's default group; `ALONE` to end it.
+        labeled, unlabeled : int
+            Rows of the streams' batches, of all processes together.
+        """
+        self.processes = processes
+        alone = processes.size == 1
+        self._shares = None if alone else (processes.share(labeled), processes.share(unlabeled))
+
+    def _share(self, stream: int, rows: Tensor) -> Share:
+        """Which rows of the batch of a stream these are."""
+        return Share(0, len(rows), len(rows)) if self._shares is None else self._shares[min(stream, 1)]
+
+    def _over_all(self, rows: Tensor, stream: int, cost: Callable[[Tensor], Tensor]) -> Tensor:
+        """A cost that is a mean over rows, such that its mean over the processes is that over all their rows."""
+        share = self._share(stream, rows)
+        if not share.is_part:
+            return cost(rows)
+        if share.rows == 0:
+            return 0 * rows.sum()  # with the same graph as elsewhere: the messages of its backward pass are awaited
+        return cost(rows) * (self.processes.size * share.rows / share.whole)
+
+    def _check_stream(self, name: str, x: Tensor, stream: int) -> None:
+        share = self._share(stream, x)
+        self._check_rows(name, x, at_least=0 if share.is_part else 2)
+        if len(x) != share.rows or share.whole < 2:
+            raise ValueError(
+                f"{name} has {len(x)} rows, but this process's share of a batch of {share.whole} is {share.rows}, and "
+                "a batch needs two or more; see distribute."
+            )
 
     # The same by compiled kernels.
 
@@ -471,15 +554,14 @@ class Ladder(nn.Module):
     @property
     def is_seeded(self) -> bool:
         """Whether all noise of a step comes from one seed, which kernels draw it from."""
-        return self._is_seeded(self._kernels(self._like))
-
-    def _is_seeded(self, kernels: Kernels | None) -> bool:
+        kernels = self._kernels(self._like, drawing=True)
         in_kernels = kernels is not None and not isinstance(kernels, Library)
         return in_kernels and self.corruption is gaussian and self._like.dtype == torch.float32
 
-    def _kernels(self, like: Tensor) -> Kernels | None:
+    def _kernels(self, like: Tensor, *, drawing: bool = False) -> Kernels | None:
+        """The kernels, if they are to be used: of several processes for `drawing` noise alone."""
         usable = self.fused and not self.joint_statistics and hasattr(self.corruption, "draw")
-        return library(like) if usable else None
+        return library(like) if usable and (drawing or self.processes.size == 1) else None
 
     def _rise(
         self,

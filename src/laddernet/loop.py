@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laddernet.distributed import ALONE, Processes
 from laddernet.errors import RunError, TrainingError
 from laddernet.steps import Steps
 
@@ -75,7 +76,7 @@ class Stateful(Protocol):
 
 
 class Keeper(Protocol):
-    """Keeps a run's state; see `resume.Checkpoint`."""
+    """Keeps a run's state; see `resume.Checkpoint`. Of several processes all call its methods."""
 
     def load(self, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the state of the run that is known by `identity`, if it was begun before."""
@@ -177,6 +178,8 @@ class Loop:
     callback : Callback
     where : callable
         Which layer the values of a network first stopped being finite in, if that can be told.
+    processes : Processes
+        That make the steps together; the costs are the means of theirs.
     """
 
     def __init__(
@@ -196,6 +199,7 @@ class Loop:
         keeper: Keeper | None,
         callback: Callback,
         where: Callable[[], str | None] = lambda: None,
+        processes: Processes = ALONE,
     ) -> None:
         size = (len(samplers), 2 + len(weights))
         self.progress = Progress(*size)
@@ -206,6 +210,7 @@ class Loop:
         self._generators, self._graphed = generators, graphed
         self._epochs, self._steps_per_epoch, self._rate = epochs, steps_per_epoch, rate
         self._keeper, self._callback, self._where = keeper, callback, where
+        self._processes = processes
         self._parts: dict[str, Stateful] = {
             **parts,
             **{f"sampler.{i}": sampler for i, sampler in enumerate(samplers)},
@@ -298,7 +303,7 @@ class Loop:
 
     def _fetch(self) -> None:
         """Add the costs of the steps since the last time, after checking that they are finite."""
-        rows = self.log.fetch()
+        rows = self._processes.mean(self.log.fetch())
         if not np.isfinite(rows).all():
             step = int(np.argmin(np.isfinite(rows).all(axis=(1, 2))))
             costs = rows[step][np.argmin(np.isfinite(rows[step]).all(axis=1))]

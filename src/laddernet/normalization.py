@@ -6,11 +6,15 @@ rows (docs/algorithm.md, "Streams"). Everything here is per feature: dimension 1
 """
 
 import inspect
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from laddernet.distributed import ALONE, Processes
 
 EPSILON = 1e-10
 """Added to every variance, as in the paper's own experiments."""
@@ -140,6 +144,80 @@ class _BatchNormalize(torch.autograd.Function):
         return grad
 
 
+def batch_normalize_streams(streams: Sequence[Tensor], processes: Processes = ALONE) -> list[Normalized]:
+    """Normalise each stream as `batch_normalize` does, with the statistics of its rows in all processes.
+
+    Parameters
+    ----------
+    streams : sequence of Tensor of shape (rows, features, *positions)
+        This process's rows, of which there may be none. All processes must call this with as many streams.
+    processes : Processes
+    """
+    if processes.size == 1:
+        return [batch_normalize(stream) for stream in streams]
+    flat = _NormalizeOverAll.apply(processes, *streams)  # type: ignore[no-untyped-call]
+    return [Normalized(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+
+
+class _NormalizeOverAll(torch.autograd.Function):
+    """Several streams, with one message for all of them each way.
+
+    With n values a feature in all processes, and g, g_m, g_s the gradients by z, mean and inverse_std = s:
+    d z_pre = s g - A / n - z B / n, where A and B are the sums of s g - g_m and s g z + s^2 g_s over all processes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, processes: Processes, *streams: Tensor) -> tuple[Tensor, ...]:
+        features = streams[0].shape[1]
+        message = streams[0].new_zeros(len(streams), 2, features, dtype=torch.float64)
+        counts = streams[0].new_zeros(len(streams), 1, 1, dtype=torch.float64)
+        for stream, sums, count in zip(streams, message, counts, strict=True):
+            if len(stream):
+                values = stream.numel() // features
+                var, mean = torch.var_mean(stream, dim=_all_but_features(stream), correction=0)
+                count.fill_(values)
+                sums[0] = values * mean.double()
+                sums[1] = values * (var.double() + mean.double().square())
+        whole = processes.sum(torch.cat([message, counts.expand(-1, 2, 1)], dim=2))
+        n = whole[:, :1, -1]
+        mean = whole[:, 0, :-1] / n
+        var = (whole[:, 1, :-1] / n - mean.square()).clamp_min(0)
+        inverse_std = torch.rsqrt(var + EPSILON).to(streams[0].dtype)
+        mean = mean.to(streams[0].dtype)
+        ctx.processes, ctx.streams = processes, len(streams)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(n.to(streams[0].dtype), mean, inverse_std, *streams)
+        normalized = ((normalize(stream, m, s), m, s) for stream, m, s in zip(streams, mean, inverse_std, strict=True))
+        return tuple(value for values in normalized for value in values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        n, mean, inverse_std, *streams = ctx.saved_tensors
+        message = mean.new_zeros(len(streams), 2, mean.shape[1])
+        for i, (stream, sums) in enumerate(zip(streams, message, strict=True)):
+            grad_z, grad_mean, grad_inverse_std = grads[3 * i : 3 * i + 3]
+            if grad_z is not None:
+                dims, z = _all_but_features(stream), normalize(stream, mean[i], inverse_std[i])
+                sums[0] = inverse_std[i] * grad_z.sum(dims)
+                sums[1] = inverse_std[i] * (grad_z * z).sum(dims)
+            if grad_mean is not None:
+                sums[0] -= grad_mean
+            if grad_inverse_std is not None:
+                sums[1] += inverse_std[i].square() * grad_inverse_std
+        whole = ctx.processes.sum(message) / n[:, :, None]
+        found = []
+        for i, stream in enumerate(streams):
+            z, grad_z = normalize(stream, mean[i], inverse_std[i]), grads[3 * i]
+            grad = per_feature(-whole[i, 0], z) - z * per_feature(whole[i, 1], z)
+            found.append(grad if grad_z is None else grad + grad_z * per_feature(inverse_std[i], z))
+        return None, *found
+
+
+def _all_but_features(values: Tensor) -> list[int]:
+    return [dim for dim in range(values.dim()) if dim != 1]
+
+
 class Statistics(nn.Module):
     """Mean and biased variance of each feature over the training data, for prediction.
 
@@ -161,7 +239,7 @@ class Statistics(nn.Module):
         self.register_buffer("var", torch.ones(features))
 
     @torch.no_grad()
-    def update(self, batch: Normalized, weight: Tensor) -> None:
+    def update(self, batch: Normalized, weight: Tensor, whole: int | None = None) -> None:
         """Count one training batch into the running averages.
 
         The batch's variance is multiplied by n / (n - 1), since that of n rows about their own mean is too
@@ -173,8 +251,10 @@ class Statistics(nn.Module):
             What `batch_normalize` returned.
         weight : Tensor, scalar in (0, 1]
             Weight of this batch against all before.
+        whole : int, optional
+            Rows of the batch in all processes; those of `batch` by default.
         """
-        n = batch.z.numel() // batch.z.shape[1]
+        n = (len(batch.z) if whole is None else whole) * math.prod(batch.z.shape[2:])
         var = batch.inverse_std.detach().pow(-2).sub_(EPSILON).mul_(n / (n - 1))
         self.mean.lerp_(batch.mean.detach(), weight)
         self.var.lerp_(var, weight)
@@ -188,7 +268,7 @@ class Statistics(nn.Module):
         if rows_before == 0:
             self.mean.zero_()
             self.var.zero_()
-        var, mean = torch.var_mean(z_pre, dim=[d for d in range(z_pre.dim()) if d != 1], correction=0)
+        var, mean = torch.var_mean(z_pre, dim=_all_but_features(z_pre), correction=0)
         weight = len(z_pre) / (rows_before + len(z_pre))
         delta = mean - self.mean
         self.mean += weight * delta

@@ -19,6 +19,7 @@ import torch
 
 from laddernet import __version__
 from laddernet.data import DATASETS, Dataset, hide_labels, load
+from laddernet.distributed import ALONE, Processes
 from laddernet.errors import RunError
 from laddernet.ladder import Ladder
 from laddernet.loop import Callback
@@ -76,6 +77,7 @@ def run_recipe(
     machine: Machine,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Train a recipe with one seed, which fixes the labelled rows and all else random, and test it.
 
@@ -89,7 +91,8 @@ def run_recipe(
     model = LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
     started = time.perf_counter()
     labels = labels_for(recipe, data, seed=seed)
-    fit_whole(model, data.x_train, labels, callback=callback or Callback(), checkpoint=checkpoint)
+    watch = callback or Callback()
+    fit_whole(model, data.x_train, labels, callback=watch, checkpoint=checkpoint, processes=processes)
     seconds = seconds_of(model, started)
     return Outcome(model=model, test_error=_test_error(model, recipe, data, seed), seconds=seconds)
 
@@ -131,12 +134,18 @@ def seconds_of(model: Any, started: float) -> float:
 
 
 def fit_whole(
-    model: Any, x: Any, y: Any, *, callback: Callback | None = None, checkpoint: Checkpoint | None = None
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    callback: Callback | None = None,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Fit an estimator, or raise KeyboardInterrupt where that was interrupted."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="training was interrupted")
-        model.fit(x, y, callback=callback, checkpoint=checkpoint)
+        model.fit(x, y, callback=callback, checkpoint=checkpoint, processes=processes)
     if model.interrupted_:
         raise KeyboardInterrupt
 

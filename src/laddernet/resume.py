@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from laddernet.distributed import ALONE, Processes
 from laddernet.errors import RunError
 from laddernet.loop import TrainingStopped
 
@@ -45,6 +46,8 @@ class Checkpoint:
         The file; its folder is made. Beside it lie the one before it and a lock.
     minutes : float
         After so long at the latest it is written in the middle of an epoch; greater than 0.
+    processes : Processes
+        That train together: the first of them reads and writes, and tells the others.
 
     Raises
     ------
@@ -52,15 +55,17 @@ class Checkpoint:
         If `minutes` is not above 0.
     """
 
-    def __init__(self, path: str | Path, *, minutes: float = 5.0) -> None:
+    def __init__(self, path: str | Path, *, minutes: float = 5.0, processes: Processes = ALONE) -> None:
         if not minutes > 0:
             raise ValueError(f"minutes must be above 0, got {minutes}.")
         self.path = Path(path)
         self.minutes = minutes
+        self.processes = processes
         self.stop: int | None = None
         self._identity: dict[str, Any] = {}
         self._written = time.monotonic()
         self._cost = 0.0
+        self._calls = 0
         self._newest_is_whole = True
         self._lock = FileLock(f"{path}.lock", timeout=0)
 
@@ -85,6 +90,13 @@ class Checkpoint:
         RunError
             If another process holds it, or the folder cannot be written to.
         """
+        self.processes.from_first(self._acquire)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _acquire(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -92,10 +104,6 @@ class Checkpoint:
             raise RunError(f"{self.path} is in use: another process is training this run. Wait for it.") from error
         except OSError as error:
             raise RunError(f"no checkpoint can be written to {self.path.parent}: {error.strerror or error}.") from error
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -107,8 +115,12 @@ class Checkpoint:
         self.stop = None
         with self.locked(), self._signals():
             yield
-        if self.stop is not None:  # it came when the last step was made
-            raise TrainingStopped(self.stop)
+        if stop := self._stop_anywhere():  # it came when the last step was made
+            raise TrainingStopped(stop)
+
+    def _stop_anywhere(self) -> int:
+        """The signal that a process got, if any; of several the same in all."""
+        return self.processes.most(self.stop or 0)[0]
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -146,8 +158,12 @@ class Checkpoint:
         RunError
             If it is of another run, or nothing that was kept is whole.
         """
-        self._identity = json.loads(json.dumps(identity))
         self._written = time.monotonic()
+        self._calls = 0
+        return self.processes.from_first(lambda: self._load(identity))
+
+    def _load(self, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        self._identity = json.loads(json.dumps(identity))
         damaged: list[str] = []
         for path in (self.path, self.previous):
             if not path.exists():
@@ -164,7 +180,7 @@ class Checkpoint:
                 )
             if damaged:
                 self._newest_is_whole = False
-                warnings.warn(f"{damaged[0]} The one before it, {path}, is used.", stacklevel=2)
+                warnings.warn(f"{damaged[0]} The one before it, {path}, is used.", stacklevel=5)
             return state
         if damaged:
             raise RunError(f"{' '.join(damaged)} Remove what is there, to begin anew.")
@@ -173,7 +189,8 @@ class Checkpoint:
     def after_steps(self, state: Callable[[], Mapping[str, Any]], *, epoch_ended: bool) -> None:
         """Keep the state if it is time, or if training shall stop.
 
-        Where it cannot be written, what was kept before stays, and training goes on with a warning.
+        Where it cannot be written, what was kept before stays, and training goes on with a warning. Several processes
+        agree on it, on a GPU at every 25th call.
 
         Raises
         ------
@@ -182,20 +199,28 @@ class Checkpoint:
         OSError
             If it cannot be written, and training shall stop.
         """
+        self._calls += 1
+        if not epoch_ended and self._calls % self.processes.agree_every:
+            return
         since = time.monotonic() - self._written
         due = since >= 60 * self.minutes or (epoch_ended and since * SHARE >= self._cost)
-        if self.stop is not None:
-            self.save(state())
-            raise TrainingStopped(self.stop)
-        if due:
+        stop, due_at_first = self.processes.most(self.stop or 0, due and self.processes.is_first)
+        if stop or due_at_first:
+            kept = state()
+        if stop:
+            self.save(kept)
+            raise TrainingStopped(stop)
+        if due_at_first:
             try:
-                self.save(state())
+                self.save(kept)
             except OSError as error:
                 self._written = time.monotonic()  # not again at once
                 warnings.warn(f"{error.strerror}. Training goes on without a new checkpoint.", stacklevel=2)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a state in place of the one that was kept, which becomes the previous one."""
+        if not self.processes.is_first:
+            return
         started = time.monotonic()
         beside = self.path.with_name(f"{self.path.name}.writing")
         try:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from laddernet.distributed import Stack
 from laddernet.normalization import EPSILON, Statistics, per_feature
 from laddernet.products import LinearMap
 from laddernet.tracing import PROBES, Call, Node, Step, Trace
@@ -49,6 +50,8 @@ class Visitor:
         ``(normalization, z_pre) -> h``. Without one, stored statistics normalise.
     noisy : slice
         The rows that are of noisy streams; dropout takes place in these alone.
+    stack : Stack
+        What they are of all processes' rows.
     generator : torch.Generator or None
         Source of dropout.
     """
@@ -56,6 +59,7 @@ class Visitor:
     def __init__(self) -> None:
         self.visit: Callable[[Normalization, Tensor], Tensor] | None = None
         self.noisy = slice(0, 0)
+        self.stack = Stack()
         self.generator: torch.Generator | None = None
 
     @contextmanager
@@ -64,14 +68,15 @@ class Visitor:
         visit: "Callable[[Normalization, Tensor], Tensor]",
         *,
         noisy: slice = slice(0, 0),
+        stack: Stack = Stack(),  # noqa: B008 - it does not change
         generator: torch.Generator | None = None,
     ) -> Iterator[None]:
         """Have every normalisation answer by `visit` while the context lasts."""
-        self.visit, self.noisy, self.generator = visit, noisy, generator
+        self.visit, self.noisy, self.stack, self.generator = visit, noisy, stack, generator
         try:
             yield
         finally:
-            self.visit, self.noisy, self.generator = None, slice(0, 0), None
+            self.visit, self.noisy, self.stack, self.generator = None, slice(0, 0), Stack(), None
 
 
 class Normalization(nn.Module):
@@ -191,9 +196,10 @@ class Dropout(nn.Module):
             return h
         noisy = h[rows]
         whole_channels = not isinstance(self.original, nn.Dropout)
-        like = noisy.detach()
-        mask = like.new_empty(like.shape[:2] + (1,) * (like.dim() - 2) if whole_channels else like.shape)
-        mask.bernoulli_(1 - share, generator=self.visitor.generator)
+        like, drawn = noisy.detach(), self.visitor.stack.whole
+        positions = (1,) * (like.dim() - 2) if whole_channels else like.shape[2:]
+        mask = like.new_empty(drawn, like.shape[1], *positions)
+        mask = self.visitor.stack.of(mask.bernoulli_(1 - share, generator=self.visitor.generator))
         noisy = noisy * (mask / (1 - share) if share < 1 else mask)
         return torch.cat([h[: rows.start], noisy, h[rows.stop :]])
 

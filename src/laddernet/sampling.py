@@ -73,6 +73,11 @@ class Sampler:
         Take each labelled row as often as fits into a batch, where they are fewer.
     generator : torch.Generator
         On the CPU.
+
+    Attributes
+    ----------
+    sizes : list of int
+        Rows of each stream in a step.
     """
 
     def __init__(
@@ -80,7 +85,10 @@ class Sampler:
     ) -> None:
         self._generator = generator
         self._copies = max(batch_size // labeled, 1) if repeat_labels else 1
-        self._streams = [Batches(rows, batch_size, generator) for rows in (labeled, unlabeled) if rows is not None]
+        counts = [rows for rows in (labeled, unlabeled) if rows is not None]
+        self._streams = [Batches(rows, batch_size, generator) for rows in counts]
+        self.sizes = [min(rows, batch_size) for rows in counts]
+        self.sizes[0] *= self._copies
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Return itself."""

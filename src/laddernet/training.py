@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from laddernet.distributed import ALONE, Processes
 from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder, project
 from laddernet.loop import Callback, EpochRecord, Keeper, Loop, TrainingStopped
@@ -293,6 +294,7 @@ def train(
     validate: Callable[[Ladder], Validation] | None = None,
     callback: Callback | None = None,
     keeper: Keeper | None = None,
+    processes: Processes = ALONE,
 ) -> list[EpochRecord]:
     """Train a ladder in place and set its statistics to the exact ones.
 
@@ -319,6 +321,9 @@ def train(
     keeper : Keeper, optional
         Keeps the run's state, and gives it back where the same run was begun before: it then goes on from there, and
         ends as it would have (`resume.Checkpoint`).
+    processes : Processes
+        That train together, each on its share of every batch. All of them call this, with the same arguments: all
+        rows, and generators of the same seeds.
 
     Returns
     -------
@@ -334,6 +339,8 @@ def train(
         Where the keeper was asked to stop; the ladder is of no use.
     RunError
         If what the keeper gives back is of another run.
+    ProcessLostError
+        If another process ended.
     ValueError
         If there is a patience and nothing to judge by.
     """
@@ -345,7 +352,7 @@ def train(
     rows = sampler(len(x_labeled), len(x) if ladder.decoder else None, config, generator)
     average = WeightAverage(list(ladder.parameters()))
     best = _Best()
-    graphed = uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladder.corruption)
+    graphed = processes.size == 1 and uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladder.corruption)
     loop = Loop(
         {"ladder": ladder, "average": average, "best": best},
         samplers=[rows],
@@ -361,15 +368,19 @@ def train(
         keeper=keeper,
         callback=callback or Callback(),
         where=partial(_first_broken, ladder),
+        processes=processes,
     )
     if config.patience is not None and loop.progress.epoch - best.progress >= config.patience:
         loop.stop()  # as it had when it was kept
+    share_out = partial(ladder.distribute, processes, labeled=rows.sizes[0], unlabeled=rows.sizes[-1])
+    shares = [processes.share(size) for size in rows.sizes]
+    network = processes.wrap(ladder)
     projected = [ladder.get_parameter(name) for name in ladder.projected]
 
     def step(rows: tuple[Tensor, ...]) -> None:
-        labeled, *unlabeled = rows
+        labeled, *unlabeled = (share.of(batch) for share, batch in zip(shares, rows, strict=True))
         with autocast():
-            costs = ladder(
+            costs = network(
                 x_labeled[labeled],
                 y[labeled],
                 x[unlabeled[0]] if unlabeled else None,
@@ -394,15 +405,23 @@ def train(
         context = step_context(ladder, optimizer, config, steps=config.epochs * per_epoch)
         autocast = stack.enter_context(context)
         ladder.train()
-        for epoch in loop(step, rows):
-            if epoch > config.epochs - config.averaged_epochs:
-                average.add()
-            if validate is not None:
-                _validate(ladder, measured, validate, history[-1])
-            if config.patience is not None:
-                best.see(history[-1], ladder)
-                if epoch - best.progress >= config.patience:
-                    loop.stop()
+        share_out()
+        with processes.watched():
+            for epoch in loop(step, rows):
+                if epoch > config.epochs - config.averaged_epochs:
+                    average.add()
+                if validate is not None:
+                    ladder.distribute(ALONE)
+                    measure = partial(_validate, ladder, measured, validate)
+                    history[-1].update(
+                        cast(EpochRecord, processes.from_first(measure))
+                    )  # so that all stop at the same epoch
+                    ladder.train()
+                    share_out()
+                if config.patience is not None:
+                    best.see(history[-1], ladder)
+                    if epoch - best.progress >= config.patience:
+                        loop.stop()
     except TrainingStopped:
         raise
     except KeyboardInterrupt:
@@ -411,6 +430,7 @@ def train(
         stack.close()
         optimizer.zero_grad()  # on a GPU they would keep the graph's memory
         torch.set_num_threads(threads)
+        ladder.distribute(ALONE)
         loop.end()
     best.put(ladder)
     if not interrupted:
@@ -422,15 +442,15 @@ def train(
     return history
 
 
-def _validate(ladder: Ladder, measured: Tensor, validate: Callable[[Ladder], Validation], record: EpochRecord) -> None:
+def _validate(ladder: Ladder, measured: Tensor, validate: Callable[[Ladder], Validation]) -> dict[str, float]:
     """Measure on rows that training does not see, with the exact statistics of some that it does."""
     ladder.eval()
     ladder.calibrate(measured)
     error, denoising_cost = validate(ladder)
-    record["validation_error"] = error
+    found = {"validation_error": error}
     if denoising_cost is not None:
-        record["validation_denoising_cost"] = denoising_cost
-    ladder.train()
+        found["validation_denoising_cost"] = denoising_cost
+    return found
 
 
 def _first_broken(ladder: Ladder) -> str | None:

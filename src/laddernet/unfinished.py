@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from laddernet import __version__
-from laddernet.checkpoints import COMMAND, UNFINISHED, check_free
+from laddernet.checkpoints import COMMAND, UNFINISHED, check_free, save_run
+from laddernet.distributed import ALONE, Processes
 from laddernet.errors import RunError
 from laddernet.resume import Checkpoint
 
@@ -77,6 +78,8 @@ class Making:
         Go on with what is unfinished in `out`.
     minutes : float
         See `Checkpoint`.
+    processes : Processes
+        That make the run together; the first of them writes it.
     """
 
     options: TrainOptions
@@ -84,6 +87,7 @@ class Making:
     overwrite: bool = False
     resumed: bool = False
     minutes: float = 5.0
+    processes: Processes = ALONE
 
     @contextmanager
     def begun(self, usual: Path) -> Iterator[tuple[Path, Checkpoint]]:
@@ -97,24 +101,34 @@ class Making:
         RunError
             If the folder is taken, in use by another process, or cannot be written to.
         """
-        folder = self.out or new_folder(usual)
-        checkpoint = Checkpoint(folder / UNFINISHED / "checkpoint", minutes=self.minutes)
-        if not self.resumed:
-            check_free(folder, overwrite=self.overwrite)
+        is_first = self.processes.is_first
+        folder = self.processes.from_first(lambda: self._choose(usual))
+        checkpoint = Checkpoint(folder / UNFINISHED / "checkpoint", minutes=self.minutes, processes=self.processes)
         with checkpoint.locked():
             try:
-                if not self.resumed:
+                if is_first and not self.resumed:
                     checkpoint.forget()
                     self._write_command(folder / UNFINISHED / COMMAND)
                 yield folder, checkpoint
             except BaseException as error:
                 if checkpoint.exists:
                     error.add_note(f"The training's state is kept; go on with: {how_to_resume(folder)}")
-                elif not self.resumed:
+                elif is_first and not self.resumed:
                     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
                     with suppress(OSError):
                         folder.rmdir()  # if nothing else is in it
                 raise
+
+    def _choose(self, usual: Path) -> Path:
+        folder = self.out or new_folder(usual)
+        if not self.resumed:
+            check_free(folder, overwrite=self.overwrite)
+        return folder
+
+    def write(self, folder: Path, model: Any, **others: Any) -> None:
+        """Write the run, in place of what there is of it; see `checkpoints.save_run`."""
+        if self.processes.is_first:
+            save_run(folder, model, overwrite=True, **others)
 
     def _write_command(self, path: Path) -> None:
         content = {"format": _FORMAT, "laddernet": __version__, "options": self.options.to_json()}
@@ -126,6 +140,11 @@ class Making:
 def how_to_resume(folder: Path) -> str:
     """Return the command that goes on with an unfinished run."""
     return f"laddernet train --resume {shlex.quote(str(folder))}"
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a run was begun there and not finished."""
+    return (folder / UNFINISHED / COMMAND).is_file()
 
 
 def read_options(folder: Path) -> TrainOptions:
