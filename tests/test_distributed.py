@@ -1,22 +1,34 @@
 """Several processes train one network as one process does."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import spawn
+from typer.testing import CliRunner
 
 from laddernet import Ladder, LadderClassifier
+from laddernet.cli import app
 from laddernet.distributed import ALONE, Processes
+from laddernet.errors import ProcessLostError
+from laddernet.loop import Callback
 from laddernet.networks import mlp
 from laddernet.noise import VirtualAdversarial, masking
 from laddernet.normalization import batch_normalize, batch_normalize_streams
+from laddernet.resume import Checkpoint
 from laddernet.training import TrainingConfig, train
 
 LONG = {"full", "gamma", "convolutional"}
@@ -203,3 +215,109 @@ def test_a_seed_is_needed_to_fit_together() -> None:
     processes.size = 2
     with pytest.raises(ValueError, match="random_state"):
         LadderClassifier().fit(np.eye(4), [0, 1, 0, 1], processes=processes)
+
+
+# What can befall one of them.
+
+
+class Killed(Callback):
+    """Kills its own process, as a power cut would, in the middle of an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def on_step_end(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def with_a_victim(rank: int, folder: str) -> None:
+    """Train as one of two processes, of which the second is killed; the first says what it sees."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    processes = Processes()
+    keeper = Checkpoint(f"{folder}/checkpoint", minutes=1e-9, processes=processes)
+    try:
+        with keeper.held():
+            run("full", "uneven", processes, keeper=keeper, callback=Killed(20) if rank else None)
+    except ProcessLostError as error:
+        Path(folder, "said").write_text(str(error))
+        os._exit(1)  # torch would wait for the other one
+
+
+@pytest.mark.fault(
+    "One of two processes is killed",
+    "the other ends with an error; the run goes on, in one process as well",
+    lost="the work since the last state, which is done again",
+)
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path: Path) -> None:
+    both = [get_context("spawn").Process(target=with_a_victim, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [1, -signal.SIGKILL]
+    assert "another of the 2 processes ended" in (tmp_path / "said").read_text()
+    keeper = Checkpoint(tmp_path / "checkpoint")
+    resumed = run("full", "uneven", ALONE, keeper=keeper)
+    undisturbed = run("full", "uneven", ALONE)
+    for key, value in undisturbed.items():
+        np.testing.assert_allclose(resumed[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def launch(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "0"]
+    command += ["-m", "laddernet", *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def workers_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The processes that a launcher started, by their rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(entry[5:]): child for entry in environment if entry.startswith(b"RANK=")}
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{path} did not come.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_torchrun(tmp_path: Path, number: signal.Signals) -> None:
+    asked = ("train", "digits", "--labels", "50", "--epochs", "8", "--no-baseline")
+    undisturbed = launch(*asked, "--out", "whole", folder=tmp_path)
+    assert undisturbed.communicate()[0].count("run written to whole") == 1
+    broken = launch(*asked, "--out", "broken", folder=tmp_path)
+    wait_for(tmp_path / "broken/unfinished/checkpoint")
+    os.kill(workers_of(broken)[1], number)
+    said = broken.communicate()[0]
+    assert broken.returncode == 1
+    assert "go on with: laddernet train --resume broken" in said
+    resumed = launch("train", "--resume", "broken", folder=tmp_path)
+    assert resumed.communicate()[0].count("taken up again") == 1
+    assert resumed.returncode == 0
+    assert (tmp_path / "broken/weights.safetensors").read_bytes() == (
+        tmp_path / "whole/weights.safetensors"
+    ).read_bytes()
+    one = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "one")])
+    assert one.exit_code == 0
+    weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("one", "whole")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=0.1, atol=0.1)  # float32, whose rounding grows
+
+
+def test_other_commands_run_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = CliRunner().invoke(app, ["reproduce", "--list"])
+    assert outcome.exit_code == 2
+    assert "reproduce runs in one process" in " ".join(outcome.output.split())

@@ -177,8 +177,7 @@ class Processes:
             if self.size == 1 or not lost:
                 raise
             raise ProcessLostError(
-                f"process {self.rank} of {self.size} lost another one, which ended or cannot be reached: see what that "
-                f"one said ({text[:200]})."
+                f"another of the {self.size} processes ended, or cannot be reached: see what it said, if anything."
             ) from error
 
 
