@@ -1,5 +1,6 @@
 """Several processes train one network as one process does."""
 
+import gc
 import os
 import pickle
 import signal
@@ -166,6 +167,7 @@ def one_of_three(rank: int, folder: str) -> None:
     two = torch.distributed.new_group([0, 1])
     found = {3: everything(Processes(), THREE)} | ({2: everything(Processes(two), TWO)} if rank < 2 else {})
     Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 

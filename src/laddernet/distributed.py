@@ -5,6 +5,7 @@ Each process takes its own rows of every batch. Batch statistics, gradients and 
 same random numbers for the whole batch, so that a run is the same whatever their number, but for rounding.
 """
 
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -209,4 +210,5 @@ def launched() -> Iterator[Processes]:
         reason = " ".join(str(error).split())
         raise ProcessLostError(f"the {launched_size()} processes did not come together ({reason:.300}).") from error
     yield Processes()
+    gc.collect()  # a DistributedDataParallel that is left would hold the group, whose threads abort when Python ends
     torch.distributed.destroy_process_group()  # not after an error, when the others may be gone
