@@ -25,7 +25,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
     (
         2,
         "z_hat not normalised",
-        [("ladder.py", "mse_loss(normalize(z_hat, mean, inverse_std), z_clean)", "mse_loss(z_hat, z_clean)")],
+        [("ladder.py", "_mean_square(normalize(z_hat, mean, inverse_std), z_clean)", "_mean_square(z_hat, z_clean)")],
     ),
     (
         3,
@@ -53,7 +53,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
     (
         2,
         "layer 0 normalised as well",
-        [("ladder.py", "mse_loss(z_hat, x_clean)", "mse_loss(batch_normalize(z_hat).z, x_clean)")],
+        [("ladder.py", "_mean_square(z_hat, x_clean)", "_mean_square(batch_normalize_streams([z_hat])[0].z, x_clean)")],
     ),
     (
         5,
@@ -109,7 +109,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
             (
                 "ladder.py",
                 "return [stream.z for stream in normalized], normalized[-1]",
-                "return list(torch.split(batch_normalize(z_pre).z, sizes)), normalized[-1]",
+                "return list(torch.split(batch_normalize_streams([z_pre])[0].z, sizes)), normalized[-1]",
             )
         ],
     ),
@@ -159,9 +159,9 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "training.py",
-                "        for epoch in loop(step, rows):\n",
-                "        for epoch in loop(step, rows):\n"
-                "            optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)\n",
+                "            for epoch in loop(step, rows):\n",
+                "            for epoch in loop(step, rows):\n"
+                "                optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)\n",
             )
         ],
     ),

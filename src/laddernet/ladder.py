@@ -368,10 +368,9 @@ class Ladder(nn.Module):
             z_hat = decoder.combinator(z_noisy, u)
             if compared is not None:
                 z_clean, mean, inverse_std = compared
-                normalized = normalize(z_hat, mean, inverse_std)
-                costs[layer] = self._over_all(normalized, 1, partial(nn.functional.mse_loss, target=z_clean))
+                costs[layer] = self._mean_square(normalize(z_hat, mean, inverse_std), z_clean)
             elif wanted:  # compared with the raw input
-                costs[0] = self._over_all(z_hat, 1, partial(nn.functional.mse_loss, target=x_clean))
+                costs[0] = self._mean_square(z_hat, x_clean)
             down = z_hat
         return tuple(costs)
 
@@ -521,6 +520,9 @@ class Ladder(nn.Module):
         if share.rows == 0:
             return 0 * rows.sum()  # with the same graph as elsewhere: the messages of its backward pass are awaited
         return cost(rows) * (self.processes.size * share.rows / share.whole)
+
+    def _mean_square(self, z_hat: Tensor, z_clean: Tensor) -> Tensor:
+        return self._over_all(z_hat, 1, partial(nn.functional.mse_loss, target=z_clean))
 
     def _check_stream(self, name: str, x: Tensor, stream: int) -> None:
         share = self._share(stream, x)
