@@ -161,7 +161,9 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
                 "training.py",
                 "            for epoch in loop(step, rows):\n",
                 "            for epoch in loop(step, rows):\n"
-                "                optimizer = torch.optim.Adam(ladder.parameters(), lr=config.learning_rate, fused=True)\n",
+                "                optimizer = torch.optim.Adam(\n"
+                "                    ladder.parameters(), lr=config.learning_rate, fused=True\n"
+                "                )\n",
             )
         ],
     ),
