@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_iris
 
 from laddernet import LadderClassifier, LadderRegressor, RunError
-from laddernet.checkpoints import check_free, load_run, save_run
+from laddernet.checkpoints import check_free, load_run, save_run, seal
 from laddernet.preparation import FORMAT, Preparation
 
 X, Y = load_iris(return_X_y=True)
@@ -64,6 +64,7 @@ def test_a_run_gives_back_the_same_answers(tmp_path, model):
 
 def test_a_run_folder_holds_plain_files(run):
     assert sorted(path.name for path in run.iterdir()) == [
+        "checksums.json",
         "config.json",
         "history.jsonl",
         "metrics.json",
@@ -141,6 +142,15 @@ def edit_config(run, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def edit_parameters(run, **changes):
+    edit_config(run, parameters=json.loads((run / "config.json").read_text())["parameters"] | changes)
+
+
+def drop_field(run, name):
+    path = run / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != name}))
+
+
 def drop_tensor(run):
     tensors = load_file(run / "weights.safetensors")
     tensors.pop("ladder.network.0.0.weight")
@@ -149,7 +159,7 @@ def drop_tensor(run):
 
 def reshape_scaling(run):
     tensors = load_file(run / "weights.safetensors")
-    tensors["scaling.center"] = torch.zeros(7, dtype=torch.float64)
+    tensors |= {name: torch.zeros(7, dtype=value.dtype) for name, value in tensors.items() if "scaling" in name}
     save_file(tensors, run / "weights.safetensors")
 
 
@@ -157,18 +167,25 @@ DAMAGES = {
     "nothing there": (shutil.rmtree, "is not a run folder: config.json cannot be read"),
     "config cut": (lambda run: (run / "config.json").write_text('{"format": 1,'), "config.json is damaged"),
     "config list": (lambda run: (run / "config.json").write_text("[]"), "does not hold a JSON object"),
-    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 4"),
-    "unknown field": (lambda run: edit_config(run, surprise=1), "missing or unknown fields: surprise"),
+    "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 5.*newer.*update"),
+    "older format": (lambda run: edit_config(run, format=4), "run format 4.*another laddernet.*or train it anew"),
+    "unknown field": (
+        lambda run: edit_config(run, surprise=1),
+        "unknown field 'surprise': it perhaps comes from a newer",
+    ),
+    "nearly a field": (lambda run: edit_config(run, trainings=1), "'trainings': perhaps 'training' is meant"),
+    "a field less": (lambda run: drop_field(run, "precision"), "has no field 'precision'"),
     "estimator": (lambda run: edit_config(run, estimator="os.system"), "not a usable run.*os.system"),
-    "argument": (lambda run: edit_config(run, parameters={"depth": 3}), "not a usable run.*depth"),
+    "argument": (lambda run: edit_parameters(run, depth=3), "unknown parameter 'depth'"),
+    "an argument less": (lambda run: edit_config(run, parameters={}), "has no parameter"),
     "arguments": (lambda run: edit_config(run, parameters=[1]), "not a usable run"),
     "classes": (lambda run: edit_config(run, labels={"classes": [[0], [1]], "dtype": "<i8"}), "not all strings or"),
     "no classes": (lambda run: edit_config(run, labels={"classes": [], "dtype": "<i8"}), "there are no classes"),
     "training": (lambda run: edit_config(run, training=[1]), "field training is no JSON object"),
     "depth": (lambda run: (run / "config.json").write_text("[" * 100_000), "config.json is damaged"),
     "width": (lambda run: edit_config(run, n_features_in=9), "another number of columns than 9"),
-    "huge": (lambda run: edit_config(run, parameters={"hidden_layer_sizes": [10**6, 10**6]}), "other widths than"),
-    "weights gone": (lambda run: (run / "weights.safetensors").unlink(), "not a usable run"),
+    "huge": (lambda run: edit_parameters(run, hidden_layer_sizes=[10**6, 10**6]), "other widths than"),
+    "weights gone": (lambda run: (run / "weights.safetensors").unlink(), "not a usable run.*weights.safetensors"),
     "weights cut": (
         lambda run: (run / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:-50]),
         "not a usable run",
@@ -176,6 +193,7 @@ DAMAGES = {
     "weights missing": (drop_tensor, "not a usable run.*ladder.network.0.0.weight"),
     "scaling": (reshape_scaling, "another number of columns"),
     "history": (lambda run: (run / "history.jsonl").write_text("{"), "not a usable run"),
+    "a strange epoch": (lambda run: (run / "history.jsonl").write_text('{"epoch": 1}\n'), "line 1 of history.jsonl"),
     "metrics": (lambda run: (run / "metrics.json").unlink(), "metrics.json cannot be read"),
 }
 
@@ -185,6 +203,8 @@ DAMAGES = {
 def test_damaged_runs_are_refused_with_a_reason(run, damage):
     harm, message = DAMAGES[damage]
     harm(run)
+    if run.exists():
+        seal(run)  # as if it had been written so
     with pytest.raises(RunError, match=message) as caught:
         load_run(run)
     assert str(run) in str(caught.value)
@@ -281,8 +301,8 @@ PREPARATIONS = {
     "columns": (lambda path: Preparation.fit(TABLE[["a", "b"]]).save(path), "gives 2 columns, but the model takes"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read as a preparation"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as a preparation"),
-    "gone": (lambda path: path.unlink(), "cannot be read as a preparation.*No such file"),
-    "folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read as a preparation"),
+    "gone": (lambda path: path.unlink(), "preparation.skops cannot be read.*No such file"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "is not a file of this folder"),
 }
 
 
@@ -290,6 +310,8 @@ PREPARATIONS = {
 def test_a_damaged_preparation_is_refused_with_a_reason(table_run, damage):
     harm, message = PREPARATIONS[damage]
     harm(table_run / "preparation.skops")
+    seal(table_run)
     with pytest.raises(RunError, match=message) as caught:
         load_run(table_run)
-    assert str(table_run / "preparation.skops") in str(caught.value)
+    assert str(table_run) in str(caught.value)
+    assert "preparation" in str(caught.value)

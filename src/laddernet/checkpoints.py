@@ -3,15 +3,18 @@
 A run folder holds ``weights.safetensors`` (the ladder's tensors and the input scaling), ``config.json`` (what
 rebuilds the estimator, and what it was trained on), ``history.jsonl`` (a line an epoch), ``metrics.json`` and, where
 it was trained on a file, ``preparation.skops`` (how that file's columns become numbers). It is written beside its
-place and renamed, so that it is complete or absent. No file in it is a pickle.
+place and renamed, so that it is complete or absent. ``checksums.json`` tells an altered file. No file in it is a
+pickle; docs/security.md says what a stranger's run can do.
 """
 
+import difflib
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +22,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from laddernet import __version__, networks
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor, Module
+from laddernet.loop import EpochRecord
 from laddernet.rungs import Normalization
 from laddernet.scaling import Scaling, Whitening
 from laddernet.training import PRECISIONS
@@ -32,7 +36,9 @@ from laddernet.training import PRECISIONS
 if TYPE_CHECKING:
     from laddernet.preparation import Preparation
 
-FORMAT = 4
+FORMAT = 5
+JSON_BYTES = 2**26
+"""A larger JSON file is none of ours."""
 UNFINISHED = "unfinished"
 """Subfolder of what makes a run; see `laddernet.unfinished`."""
 COMMAND = "command.json"
@@ -50,7 +56,11 @@ _CONFIG_FIELDS = {
     "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
     "precision", "preparation", "input_shape",
 }  # fmt: skip
+_RECORD_FIELDS = set(EpochRecord.__annotations__)
+_OPTIONAL = {"validation_error", "validation_denoising_cost"}
 _PREPARATION = "preparation.skops"
+_CHECKSUMS = "checksums.json"
+_FILES = ("config.json", "weights.safetensors", "history.jsonl", "metrics.json", _PREPARATION)
 _LADDER = "ladder."
 _SCALING = "scaling."
 
@@ -151,6 +161,7 @@ def save_run(
         lines = [json.dumps(record) + "\n" for record in model.history_]
         (beside / "history.jsonl").write_text("".join(lines), encoding="utf-8")
         _write(beside / "metrics.json", dict(metrics))
+        seal(beside)
         for path in beside.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -178,17 +189,17 @@ def load_run(folder: Path, *, module: Module | None = None) -> Run:
         If it is not a complete run folder of this format; the message says what is wrong with which file.
     """
     config = _read(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise RunError(f"{folder} has run format {config.get('format')!r}; this version reads format {FORMAT}.")
-    if unexpected := set(config) ^ _CONFIG_FIELDS:
-        raise RunError(f"{folder / 'config.json'} has missing or unknown fields: {', '.join(sorted(unexpected))}.")
+    _check_format(folder, config)
+    _check_fields(folder / "config.json", "field", config, _CONFIG_FIELDS)
+    _check_files(folder, _FILES if config["preparation"] else _FILES[:-1])
     if not isinstance(config["training"], dict):
         raise RunError(f"{folder / 'config.json'} is damaged: its field training is no JSON object.")
     try:
-        model = _rebuild(config, module)
+        model = _rebuild(folder, config, module)
         _load_weights(model, folder / "weights.safetensors")
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        model.history_ = [json.loads(line) for line in lines]
+        model.history_ = _read_history(folder / "history.jsonl")
+    except RunError:
+        raise
     except _UNUSABLE as error:
         raise RunError(f"{folder} is not a usable run: {' '.join(str(error).split())}") from error
     model.n_iter_, model.interrupted_ = len(model.history_), False
@@ -271,12 +282,14 @@ def _config(model: LadderClassifier | LadderRegressor, training: Mapping[str, An
     }
 
 
-def _rebuild(config: dict[str, Any], module: Module | None) -> LadderClassifier | LadderRegressor:
+def _rebuild(folder: Path, config: dict[str, Any], module: Module | None) -> LadderClassifier | LadderRegressor:
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in config["parameters"].items()}
     if isinstance(parameters.get("class_weight"), tuple):
         parameters["class_weight"] = dict(parameters["class_weight"])
-    parameters["module"] = _module(parameters.get("module"), module)
-    model = _ESTIMATORS[config["estimator"]](**parameters)
+    made = _ESTIMATORS[config["estimator"]]
+    _check_fields(folder / "config.json", "parameter", parameters, made().get_params())
+    parameters["module"] = _module(parameters["module"], module)
+    model = made(**parameters)
     labels, features = config["labels"], config["n_features_in"]
     if isinstance(model, LadderClassifier):
         if not all(isinstance(label, (str, int, float)) for label in labels["classes"]):
@@ -298,17 +311,13 @@ def _rebuild(config: dict[str, Any], module: Module | None) -> LadderClassifier 
 
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
-    tensors, features = load_file(path), model.n_features_in_
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()  # of no mapping
+        _check_shapes(model, path.name, {name: tuple(file.get_slice(name).get_shape()) for name in names})
+        tensors = {name: file.get_tensor(name) for name in names}
     kind: Any = Whitening if f"{_SCALING}whitening" in tensors else Scaling
     measured = {field.name: tensors.pop(_SCALING + field.name).numpy() for field in fields(kind)}
-    if any(value.shape not in ((), (features,), (features, features)) for value in measured.values()):
-        raise ValueError(f"{path.name} holds a scaling for another number of columns than {features}.")
     model.scaling_ = kind(**{name: value if value.ndim else value.item() for name, value in measured.items()})
-    if model.module is None:
-        widths = (features, *model._widths(features), model._outputs())
-        for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):  # before any memory is taken for them
-            if tuple(tensors[f"{_LADDER}network.{2 * layer}.0.weight"].shape) != (fan_out, fan_in):
-                raise ValueError(f"{path.name} holds other widths than {widths}.")
     ladder = model._build_ladder(seed=0, device=torch.device("cpu"))
     for name, module in ladder.named_modules():  # a scale that the network's own normalisation had learned
         if isinstance(module, Normalization):
@@ -318,6 +327,94 @@ def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None
     ladder.load_state_dict({name.removeprefix(_LADDER): tensor for name, tensor in tensors.items()})
     model.ladder_ = ladder.eval()
     model._n_features_out = math.prod(ladder.shapes[-2])
+
+
+def _check_shapes(model: LadderClassifier | LadderRegressor, name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check, before memory is taken, that a file of weights is large enough for the network that it is said to be of.
+
+    The file's reader has checked that its tensors fit into it.
+    """
+    features = model.n_features_in_
+    scaling = [shape for tensor, shape in shapes.items() if tensor.startswith(_SCALING)]
+    if (features,) not in scaling or not {*scaling} <= {(), (features,), (features, features)}:
+        raise ValueError(f"{name} holds a scaling for another number of columns than {features}.")
+    if model.module is None:
+        widths = (features, *model._widths(features), model._outputs())
+        for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            if shapes[f"{_LADDER}network.{2 * layer}.0.weight"] != (fan_out, fan_in):
+                raise ValueError(f"{name} holds other widths than {widths}.")
+    elif getattr(networks, getattr(model.module, "__name__", ""), None) is model.module:
+        with torch.device("meta"):
+            network = model._encoder(torch.Generator(), 0)
+        needed, there = sum(p.numel() for p in network.parameters()), sum(map(math.prod, shapes.values()))
+        if needed > there:
+            raise ValueError(f"{name} holds {there} numbers, but the network has {needed}.")
+
+
+def _read_history(path: Path) -> list[EpochRecord]:
+    lines = _text(path).splitlines()
+    history: list[EpochRecord] = [json.loads(line) for line in lines]
+    for number, record in enumerate(history, start=1):
+        fit = isinstance(record, dict) and {*record} <= _RECORD_FIELDS and _RECORD_FIELDS - {*record} <= _OPTIONAL
+        if not fit or not all(isinstance(v, (int, float, list)) for v in record.values()):
+            raise ValueError(f"line {number} of {path.name} is no record of an epoch")
+    return history
+
+
+def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
+    found, made_by = config.get("format"), config.get("laddernet")
+    if found == FORMAT:
+        return
+    newer = isinstance(found, int) and found > FORMAT
+    raise RunError(
+        f"{folder} has run format {found!r}; this version reads format {FORMAT}. It was made by "
+        f"{'a newer laddernet' if newer else 'another laddernet'} ({made_by!r}): "
+        f"{'update this one' if newer else 'open it with that version, or train it anew'}."
+    )
+
+
+def _check_fields(path: Path, what: str, found: Iterable[str], known: Iterable[str]) -> None:
+    """Check that a JSON object has the fields of this version and no others."""
+    found, known = set(found), set(known)
+    if missing := sorted(known - found):
+        raise RunError(f"{path} has no {what} {', '.join(map(repr, missing))}: it is damaged, or no file of ours.")
+    if unknown := sorted(found - known):
+        close = [near for name in unknown for near in difflib.get_close_matches(name, known, n=1)]
+        hint = f"perhaps {', '.join(map(repr, close))} is meant, or it" if close else "it perhaps"
+        raise RunError(
+            f"{path} has an unknown {what} {', '.join(map(repr, unknown))}: {hint} comes from a newer version of "
+            "laddernet."
+        )
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of a run's files, as they are now."""
+    _write(folder / _CHECKSUMS, {name: _digest(folder / name) for name in _FILES if (folder / name).is_file()})
+
+
+def _check_files(folder: Path, names: Iterable[str]) -> None:
+    """Check that a run's files are in it, and that none was altered or cut short by accident."""
+    checksums = _read(folder / _CHECKSUMS)
+    for name in names:
+        path = inside(folder / name)
+        try:
+            found = _digest(path)
+        except OSError as error:
+            raise RunError(f"{folder} is not a usable run: {name} cannot be read ({error.strerror}).") from error
+        if checksums.get(name) != found:
+            raise RunError(f"{path} is damaged: its checksum is not the one in {_CHECKSUMS}. Copy the run again.")
+
+
+def inside(path: Path) -> Path:
+    """Check that a file of a run is a file in the run's folder, and no way out of it."""
+    if path.resolve().parent != path.parent.resolve() or (path.exists() and not path.is_file()):
+        raise RunError(f"{path} is not a file of this folder, but leads elsewhere: it is not read.")
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace(complete: Path, folder: Path) -> None:
@@ -353,13 +450,22 @@ def _plain(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_text(path))
     except OSError as error:
         if (path.parent / UNFINISHED).is_dir():
             raise RunError(f"{path.parent} is not finished yet: go on with it by train --resume.") from error
         raise RunError(f"{path.parent} is not a run folder: {path.name} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged: it does not hold a JSON object.")
     return content
+
+
+def _text(path: Path) -> str:
+    """A file of text in a run, if it is of a size that one can be of."""
+    if (size := inside(path).stat().st_size) > JSON_BYTES:
+        raise RunError(f"{path} has {size:,} bytes, which none of its kind has: it is not read.")
+    return path.read_text(encoding="utf-8")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+MOST_BYTES = 2**28
+"""Of what a saved preparation holds, unpacked."""
 # Text: latent semantics of hashed character n-grams. On 20,000 short misspelt texts of 10 classes, a linear classifier
 # got 32 % right from it (in 1.0 s, hashing each text; 0.2 MB of state), 20 % from skrub's StringEncoder (1.7 s, 31 MB)
 # and 20 % from its MinHashEncoder (10.5 s, 0.9 MB), each with 30 columns; more buckets gave nothing.
@@ -231,7 +233,13 @@ class Preparation:
         from skops.io.exceptions import UntrustedTypesFoundException
 
         try:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > MOST_BYTES:
+                raise RunError(f"{path} would take {size:,} bytes, which no preparation does: it is not loaded.")
             state = skops.io.load(path, trusted=_TRUSTED)
+        except RunError:
+            raise
         except UntrustedTypesFoundException as error:
             raise RunError(f"{path} holds what no preparation does, and is not loaded: {error}") from error
         except Exception as error:  # a damaged file fails anywhere in building what it describes

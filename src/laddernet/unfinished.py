@@ -9,12 +9,12 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from laddernet import __version__
-from laddernet.checkpoints import COMMAND, UNFINISHED, check_free, save_run
+from laddernet.checkpoints import COMMAND, UNFINISHED, check_free, inside, save_run
 from laddernet.distributed import ALONE, Processes
 from laddernet.errors import RunError
 from laddernet.resume import Checkpoint
@@ -57,9 +57,23 @@ class TrainOptions:
 
     @classmethod
     def from_json(cls, options: dict[str, Any]) -> "TrainOptions":
-        """Return what `to_json` was made of."""
-        paths = {field.name for field in fields(cls) if field.type == Path | None}
-        typed: dict[str, Any] = {k: Path(v) if k in paths and v is not None else v for k, v in options.items()}
+        """Return what `to_json` was made of.
+
+        Raises
+        ------
+        ValueError
+            If an option is missing, unknown or of another type.
+        """
+        kinds = get_type_hints(cls)
+        if odd := sorted(set(options) ^ set(kinds)):
+            raise ValueError(f"its options are not those of this version: {', '.join(odd)}")
+        typed: dict[str, Any] = {}
+        for name, value in options.items():
+            kinds_of = get_args(kinds[name]) or (kinds[name],)
+            typed[name] = Path(value) if Path in kinds_of and isinstance(value, str) else value
+            allowed = tuple(get_origin(kind) or kind for kind in kinds_of if kind is not Any)
+            if allowed and not isinstance(typed[name], allowed) and not (allowed == (float,) and type(value) is int):
+                raise ValueError(f"its option {name} is {value!r}")
         return cls(**typed)
 
 
@@ -155,7 +169,7 @@ def read_options(folder: Path) -> TrainOptions:
     RunError
         If nothing is unfinished there, or its command cannot be read.
     """
-    path = folder / UNFINISHED / COMMAND
+    path = inside(folder / UNFINISHED / COMMAND)
     if not path.is_file():
         finished = (folder / "config.json").is_file()
         raise RunError(f"{folder} {'is a finished run' if finished else 'holds no run'}: there is nothing to resume.")
