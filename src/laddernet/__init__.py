@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Costs": "ladder",
+    "ArgumentError": "errors",
     "DataError": "errors",
     "Ladder": "ladder",
     "LadderClassifier": "estimators",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArgumentError",
     "Costs",
     "DataError",
     "Ladder",

@@ -8,6 +8,10 @@ class LaddernetError(Exception):
     """Base of all errors of this library that the user can do something about."""
 
 
+class ArgumentError(LaddernetError, ValueError, TypeError):
+    """An argument is not what it must be; the message names it."""
+
+
 class DataError(LaddernetError, ValueError):
     """Data are missing, unreadable or not of the promised form."""
 

@@ -34,15 +34,16 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
+from laddernet.arguments import check_choice, check_flag, check_kind, check_number, check_sizes, check_whole
 from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
 from laddernet.distributed import ALONE, Processes
 from laddernet.errors import memory_watched
-from laddernet.ladder import Ladder, Variant, default_weights
+from laddernet.ladder import VARIANTS, Ladder, Variant, default_weights
 from laddernet.loop import Callback, EpochRecord
 from laddernet.networks import mlp
 from laddernet.resume import Checkpoint
 from laddernet.rungs import count_rungs
-from laddernet.scaling import InputScaling, Scaling, Whitening, fit_scaling
+from laddernet.scaling import INPUT_SCALINGS, InputScaling, Scaling, Whitening, fit_scaling
 from laddernet.together import Labeled, train_together
 from laddernet.training import (
     Precision,
@@ -281,6 +282,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             keeper = checkpoint
         if keeper is not None and keeper.processes is not processes:
             raise ValueError("the checkpoint must have the processes that fit.")
+        self._check_settings()
         callback = callback if callback is not None or not self.verbose else _progress()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             self._fit(X, y, sample_weight, callback, keeper, processes)
@@ -490,6 +492,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         given_flat = self.module is None or self.input_shape is not None
         if not reset and len(shape) > 1 and not given_flat and shape != self.input_shape_:
             raise ValueError(f"X has rows of shape {shape}, but in training they had {self.input_shape_}.")
+        if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
+            raise ValueError("X holds dates or durations: give numbers, such as days since the first of them.")
         try:
             rows = validate_data(
                 self, X, dtype=_input_types(X), accept_sparse="csr", reset=reset, ensure_min_samples=fewest
@@ -506,24 +510,16 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return rows
 
     def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        try:
+            return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        except ValueError as error:
+            raise ValueError(f"random_state must be a whole number, a RandomState or None: {error}.") from error
 
     def _training_config(self, rows: int) -> TrainingConfig:
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}.")
         if self.early_stopping and self.validation_fraction == 0:
             raise ValueError(
                 "early_stopping needs rows to judge by: set validation_fraction, e.g. to 0.2, to keep that share of "
                 "the rows out of training."
-            )
-        if self.max_epochs != "auto" and not isinstance(self.max_epochs, Integral):
-            raise ValueError(f"max_epochs must be 'auto' or a whole number, got {self.max_epochs!r}.")
-        if not isinstance(self.batch_size, Integral):
-            raise ValueError(f"batch_size must be a whole number, got {self.batch_size!r}.")
-        sizes = self.hidden_layer_sizes
-        if isinstance(sizes, Integral) or (isinstance(sizes, str) and sizes != "auto"):
-            raise ValueError(
-                f"hidden_layer_sizes must be 'auto' or a sequence of widths, such as (250, 250), got {sizes!r}."
             )
         epochs = -(-_AUTO_STEPS // steps_per_epoch(rows, max(self.batch_size, 1)))
         return TrainingConfig(
@@ -536,6 +532,22 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             patience=PATIENCE if self.early_stopping else None,
             **_known(self.training_options, TRAINING_OPTIONS, "training_options"),
         )
+
+    def _check_settings(self) -> None:
+        """Check what nothing else checks before the rows are looked at."""
+        if not isinstance(self.hidden_layer_sizes, str) or self.hidden_layer_sizes != "auto":
+            widths = "'auto' or a sequence of widths, such as (250, 250)"
+            check_sizes("hidden_layer_sizes", self.hidden_layer_sizes, widths)
+        if not isinstance(self.max_epochs, str) or self.max_epochs != "auto":
+            check_whole("max_epochs", self.max_epochs, 1)
+        check_whole("batch_size", self.batch_size, 1)
+        check_number("validation_fraction", self.validation_fraction, "in [0, 1)", 0, np.nextafter(1, 0))
+        for name in ("repeat_labels", "early_stopping", "warm_start", "verbose"):
+            check_flag(name, getattr(self, name))
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
+        for name in ("ladder_options", "training_options"):
+            check_kind(name, getattr(self, name), (Mapping, type(None)), "a mapping of names to values, or None")
 
     def _hold_out(
         self, labels: NDArray[Any], labeled: NDArray[np.bool_], seed: int
@@ -747,6 +759,7 @@ def device_of(name: str) -> torch.device:
     ValueError
         If it cannot be used here.
     """
+    check_kind("device", name, (str, torch.device), "a device's name, such as 'auto', 'cpu' or 'cuda:0'")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -970,6 +983,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         TrainingError
             If a cost becomes infinite or NaN.
         """
+        self._check_settings()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             return self._partial_fit(X, y, sample_weight, classes)
 
@@ -996,6 +1010,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         return np.searchsorted(self.classes_, y.astype(self.classes_.dtype)).astype(np.int64)
 
     def _class_weights(self, targets: NDArray[Any]) -> NDArray[np.float64]:
+        if not isinstance(self.class_weight, str) and self.class_weight is not None:
+            check_kind("class_weight", self.class_weight, Mapping, "a mapping of classes to weights, or 'balanced'")
         if self.class_weight is None:
             return super()._class_weights(targets)
         return np.asarray(compute_sample_weight(self.class_weight, self.classes_[targets]), dtype=np.float64)
@@ -1060,6 +1076,7 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
         The target's mean and scale stay those of the first labels.
         """
+        self._check_settings()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             return self._partial_fit(X, y, sample_weight, None)
 
@@ -1142,6 +1159,7 @@ def fit_together(
     with ExitStack() as stack:
         stack.enter_context(memory_watched(f"{_LESS_MEMORY} Fewer models at once need less, too."))
         for model in models:
+            model._check_settings()
             stack.enter_context(model._all_or_nothing())
         _fit_together(models, X, labels, callback, checkpoint)
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from laddernet.arguments import check_callable, check_choice, check_flag, check_kind, check_number, check_numbers
 from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
 from laddernet.distributed import ALONE, Processes, Share, Stack
 from laddernet.fused import Drawn, Kernels, Target, descend, library, normal, product_dtype, rise, slope_of
@@ -179,12 +180,18 @@ class Ladder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-        if supervised_path not in ("noisy", "clean"):
-            raise ValueError(f"supervised_path must be 'noisy' or 'clean', got {supervised_path!r}.")
-        if weight_normalization not in ("none", "encoder", "all"):
-            raise ValueError(f"weight_normalization must be 'none', 'encoder' or 'all', got {weight_normalization!r}.")
+        check_choice("task", task, tuple(TASKS))
+        check_choice("supervised_path", supervised_path, ("noisy", "clean"))
+        check_choice("weight_normalization", weight_normalization, ("none", "encoder", "all"))
+        check_flag("detach_targets", detach_targets)
+        check_flag("joint_statistics", joint_statistics)
+        if isinstance(combinator, str):
+            check_choice("combinator", combinator, tuple(COMBINATORS))
+            combinator = COMBINATORS[combinator]
+        check_callable("combinator", combinator, "a name or a callable")
+        check_callable("corruption", gaussian if corruption is None else corruption, "a callable, as in noise")
+        check_kind("generator", generator, (torch.Generator, type(None)), "a torch.Generator or None")
+        check_kind("mirrors", mirrors, (Mapping, type(None)), "a mapping of rungs' names to modules")
         placed = place(encoder, rungs, input_shape)
         self.network = placed.network
         self._normalizations = tuple(placed.normalizations)
@@ -219,10 +226,6 @@ class Ladder(nn.Module):
         start = generator
         if generator is not None and generator.device.type != "cpu":
             start = torch.Generator().manual_seed(generator.initial_seed())
-        if isinstance(combinator, str):
-            if combinator not in COMBINATORS:
-                raise ValueError(f"combinator must be one of {', '.join(COMBINATORS)}, got {combinator!r}.")
-            combinator = COMBINATORS[combinator]
         needs_above = getattr(combinator, "needs_above", True)
         built = range(min(reached), layers + 1) if reached and needs_above else reached
         check_names(mirrors or {}, self.rung_names)
@@ -882,17 +885,13 @@ def variant_weights(variant: Variant, weights: Sequence[float] | None, layers: i
     ValueError
         If the variant is unknown, or the weights are of wrong number or sign.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
-    weights = default_weights(variant, layers) if weights is None else weights
-    weights = tuple(float(weight) for weight in weights)
+    check_choice("variant", variant, VARIANTS)
+    weights = default_weights(variant, layers) if weights is None else check_numbers("denoising_weights", weights)
     if len(weights) != layers + 1:
         raise ValueError(
             f"denoising_weights must have {layers + 1} entries, one for the input and one for each of the "
             f"{layers} layers, got {len(weights)}."
         )
-    if not all(0 <= weight < float("inf") for weight in weights):
-        raise ValueError(f"denoising_weights must be finite and not negative, got {weights}.")
     counts = {"full": range(layers + 1), "gamma": (layers,), "bottom": (0,), "baseline": ()}[variant]
     return tuple(weight if layer in counts else 0.0 for layer, weight in enumerate(weights))
 
@@ -904,12 +903,14 @@ def default_weights(variant: Variant, layers: int) -> tuple[float, ...]:
 
 
 def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float, ...]:
-    stds = tuple(noise_std) if isinstance(noise_std, Iterable) else (float(noise_std),) * (layers + 1)
+    if isinstance(noise_std, Iterable):
+        stds = check_numbers("noise_std", noise_std)
+    else:
+        check_number("noise_std", noise_std, "finite and not negative", 0)
+        stds = (float(noise_std),) * (layers + 1)
     if len(stds) != layers + 1:
         raise ValueError(
             f"noise_std must be one number or {layers + 1} of them, one for the input and one for each of the "
             f"{layers} layers, got {len(stds)}."
         )
-    if not all(0 <= std < float("inf") for std in stds):
-        raise ValueError(f"noise_std must be finite and not negative, got {noise_std}.")
-    return tuple(float(std) for std in stds)
+    return stds

@@ -19,6 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from laddernet.arguments import check_number
+
 
 class Corruption(Protocol):
     """What a ladder takes as `corruption`."""
@@ -73,10 +75,8 @@ class VirtualAdversarial(Gaussian):
     """
 
     def __init__(self, share: float = 0.3, *, probe: float = 0.1) -> None:
-        if not 0 <= share < math.inf:
-            raise ValueError(f"share must be finite and not negative, got {share}.")
-        if not 0 < probe < math.inf:
-            raise ValueError(f"probe must be positive and finite, got {probe}.")
+        check_number("share", share, "finite and not negative", 0)
+        check_number("probe", probe, "positive and finite", 0, above=True)
         self.share = share
         self.probe = probe
 

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from laddernet.arguments import check_sizes, shown
 from laddernet.distributed import Stack
 from laddernet.normalization import EPSILON, Statistics, per_feature
 from laddernet.products import LinearMap
@@ -288,7 +289,10 @@ def place(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence
     """
     if not isinstance(encoder, nn.Module):
         raise TypeError(f"the encoder must be a torch module, got {type(encoder).__name__}.")
-    shape = _input_shape(encoder) if input_shape is None else tuple(int(size) for size in input_shape)
+    if input_shape is None:
+        shape = _input_shape(encoder)
+    else:
+        shape = check_sizes("input_shape", input_shape, "the shape of a row in whole numbers, such as (1, 28, 28)")
     network = copy.deepcopy(encoder)
     modes = [(module, module.training) for module in network.modules()]
     for name, module in network.named_modules():
@@ -412,8 +416,9 @@ def _default_places(trace: Trace) -> list[_Place]:
 
 def _named_places(trace: Trace, names: Sequence[str]) -> list[_Place]:
     known = {call.name for call in trace.calls}
-    if isinstance(names, str) or not names:
-        raise ValueError(f"rungs must be a sequence of submodules' names, got {names!r}.")
+    is_sequence = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
+    if not is_sequence or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"rungs must be a sequence of submodules' names, got {shown(names)}.")
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
             f"rungs names {', '.join(map(repr, unknown))}, which the encoder has not, or does not call with one "

@@ -10,6 +10,7 @@ from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
+from laddernet.arguments import shown
 from laddernet.preprocessing import measure_whitening, normalize_contrast
 
 InputScaling = Literal["auto", "pooled", "columns", "none", "whitened"]
@@ -209,7 +210,10 @@ def fit_scaling(X: Any, method: InputScaling, weight: ArrayLike | None = None) -
 
 
 def _check_weight(weight: ArrayLike | None, features: int) -> NDArray[np.float64]:
-    weights = np.ones(features) if weight is None else np.array(weight, dtype=np.float64)
+    try:
+        weights = np.ones(features) if weight is None else np.array(weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"column_weights must be numbers, one a column, got {shown(weight)}.") from error
     if weights.shape != (features,) or not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(
             f"column_weights must be one finite number greater than 0 for each of the {features} columns. Leave a "

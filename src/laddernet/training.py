@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from laddernet.arguments import check_choice, check_flag, check_number, check_whole
 from laddernet.distributed import ALONE, Processes
 from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder, project
@@ -117,24 +118,20 @@ class TrainingConfig:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_whole("epochs", self.epochs, 1)
+        check_whole("batch_size", self.batch_size, 1)
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: one row has no variance.")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
-        if not 0 <= self.decay_start <= 1:
-            raise ValueError(f"decay_start must be between 0 and 1, got {self.decay_start}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.kernels not in KERNELS:
-            raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {self.kernels!r}.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1 epoch, got {self.patience}.")
-        if self.decay not in ("linear", "cosine"):
-            raise ValueError(f"decay must be 'linear' or 'cosine', got {self.decay!r}.")
-        if not 0 <= self.averaged_epochs <= self.epochs:
+        check_number("learning_rate", self.learning_rate, "positive and finite", 0, above=True)
+        check_number("decay_start", self.decay_start, "between 0 and 1", 0, 1)
+        check_flag("repeat_labels", self.repeat_labels)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("kernels", self.kernels, KERNELS)
+        check_choice("decay", self.decay, ("linear", "cosine"))
+        if self.patience is not None:
+            check_whole("patience", self.patience, 1)
+        check_whole("averaged_epochs", self.averaged_epochs, 0)
+        if self.averaged_epochs > self.epochs:
             raise ValueError(f"averaged_epochs must be between 0 and epochs, got {self.averaged_epochs}.")
         if self.averaged_epochs and self.patience is not None:
             raise ValueError("averaged_epochs and patience both choose the weights that a run ends with: take one.")
