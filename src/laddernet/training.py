@@ -18,6 +18,7 @@ from laddernet.loop import Callback, EpochRecord, Keeper, Loop, TrainingStopped
 from laddernet.noise import Corruption, VirtualAdversarial, gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
+from laddernet.rows import ScaledRows
 from laddernet.rungs import Normalization, Rung
 from laddernet.sampling import Sampler
 
@@ -281,7 +282,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 def train(
     ladder: Ladder,
-    x: Tensor,
+    x: Tensor | ScaledRows,
     x_labeled: Tensor,
     y: Tensor,
     config: TrainingConfig,
@@ -299,8 +300,8 @@ def train(
     Parameters
     ----------
     ladder : Ladder
-    x : Tensor of shape (rows, features)
-        All training rows, the labelled ones included: the unlabelled stream. On the ladder's device.
+    x : Tensor of shape (rows, features), or ScaledRows
+        All training rows, the labelled ones included: the unlabelled stream. On the ladder's device, or on disk.
     x_labeled : Tensor of shape (labelled rows, features)
     y : Tensor
         Their labels, in the form that the ladder's task takes.
@@ -351,12 +352,12 @@ def train(
         samplers=[rows],
         optimizer=optimizer,
         generators=[ladder.generator],
-        like=x.new_empty(()),
+        like=torch.empty((), dtype=x.dtype, device=x.device),
         weights=ladder.denoising_weights,
         epochs=config.epochs,
         steps_per_epoch=per_epoch,
         rate=lambda step: config.learning_rate * decay(step),
-        graphed=graphed and isinstance(optimizer, Adam),
+        graphed=graphed and isinstance(optimizer, Adam) and isinstance(x, Tensor),  # not what the host reads
         identity=partial(identity, ladder, x, x_labeled, y, weight, config, [generator]),
         keeper=keeper,
         callback=callback or Callback(),
@@ -385,7 +386,6 @@ def train(
         loop.log.add(as_vector(costs).unsqueeze(0))
 
     interrupted = False
-    measured = x[:: -(-len(x) // VALIDATION_ROWS)]
     history = loop.progress.histories[0]
     threads = torch.get_num_threads()
     stack = ExitStack()
@@ -398,7 +398,7 @@ def train(
             if epoch > config.epochs - config.averaged_epochs:
                 average.add()
             if validate is not None:
-                _validate(ladder, measured, validate, history[-1])
+                _validate(ladder, x[:: -(-len(x) // VALIDATION_ROWS)], validate, history[-1])
             if config.patience is not None:
                 best.see(history[-1], ladder)
                 if epoch - best.progress >= config.patience:
@@ -546,7 +546,7 @@ class _Best:
 
 def identity(
     ladder: Ladder,
-    x: Tensor,
+    x: Tensor | ScaledRows,
     x_labeled: Tensor,
     y: Tensor,
     weight: Tensor | None,
