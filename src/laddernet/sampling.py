@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -43,24 +45,24 @@ class Shuffled:
         return self._numbers[start - self._first : stop - self._first]
 
     def _compute(self, start: int, stop: int) -> Tensor:
-        numbers = self._once(torch.arange(start, stop))
-        while len(beyond := torch.nonzero(numbers >= self._rows)):
+        numbers = self._once(np.arange(start, stop, dtype=np.uint64))
+        while len(beyond := np.flatnonzero(numbers >= self._rows)):
             numbers[beyond] = self._once(numbers[beyond])
-        return numbers
+        return torch.from_numpy(numbers.astype(np.int64))
 
-    def _once(self, numbers: Tensor) -> Tensor:
-        mask = (1 << self._half) - 1
-        left, right = numbers >> self._half, numbers & mask
+    def _once(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        half, mask = np.uint64(self._half), np.uint64((1 << self._half) - 1)
+        left, right = numbers >> half, numbers & mask
         for key in self._keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
-        return (left << self._half) | right
+            left, right = right, left ^ (_mixed(right ^ np.uint64(key)) & mask)
+        return (left << half) | right
 
 
-def _mixed(values: Tensor) -> Tensor:
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Numbers whose every bit depends on all bits of the values (the finalizer of MurmurHash3)."""
-    for factor in (-0x00AE502812AA7333, -0x3B314601E57A13AD):  # as signed 64-bit numbers, which wrap around
-        values = (values ^ (values >> 33 & 0x7FFFFFFF)) * factor
-    return values ^ (values >> 33 & 0x7FFFFFFF)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(33))
 
 
 class Batches:
