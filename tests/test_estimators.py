@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from conftest import sections
-from laddernet.data.labels import SparseLabels
 from laddernet import LadderClassifier, LadderRegressor, TrainingError
+from laddernet.data.labels import SparseLabels
 from laddernet.loop import Callback
 
 IRIS_X, IRIS_Y = load_iris(return_X_y=True)

@@ -95,14 +95,14 @@ class TestReading:
         assert not np.array_equal(read_images(folder, size=8).x, first.x)
 
     def test_a_damaged_cache_is_made_anew(self, folder, cache):
-        first = read_images(folder, size=8)
+        first = np.array(read_images(folder, size=8).x)  # what follows truncates the file that is mapped
         (kept,) = cache.iterdir()
         for damage in (b"", b"\x93NUMPY", kept.read_bytes()[:-100]):
             kept.write_bytes(damage)
-            np.testing.assert_array_equal(read_images(folder, size=8).x, first.x)
+            np.testing.assert_array_equal(read_images(folder, size=8).x, first)
         shutil.rmtree(cache)
         cache.write_text("in the way")
-        np.testing.assert_array_equal(read_images(folder, size=8).x, first.x)
+        np.testing.assert_array_equal(read_images(folder, size=8).x, first)
 
     @pytest.mark.parametrize(
         ("harm", "message"),
@@ -211,14 +211,13 @@ def silent(title):
 
 def test_test_images_are_kept_out_and_labels_hidden(folder):
     prepared = prepare_images(folder, ImageOptions(size=8, labels=9, test_fraction=0.3, seed=1), silent)
-    assert prepared.labeled.sum() == 9
-    assert sorted(pd.Series(prepared.y_train[prepared.labeled]).value_counts()) == [3, 3, 3]
+    assert sorted(pd.Series(prepared.y_train.values).value_counts()) == [3, 3, 3]
     assert len(prepared.y_test) > 10
     assert len(prepared.x_train) + len(prepared.x_test) == 240
     assert all(label is not None for label in prepared.y_test)
     everything = prepare_images(folder, ImageOptions(size=8, test=folder), silent)
     assert len(everything.x_train) == 240
-    assert len(everything.x_test) == everything.labeled.sum()
+    assert len(everything.x_test) == len(everything.y_train.numbers)
     whole = prepare_images(folder, ImageOptions(size=8, test_fraction=0), silent)
     assert (len(whole.x_train), len(whole.x_test)) == (240, 0)
 

@@ -64,6 +64,8 @@ PATIENCE = 10
 MEMORY_ROWS = 2000
 """Labelled rows, at most, that `partial_fit` remembers, the newest first; also how many of the earlier rows the
 statistics for prediction stand for when a new part comes."""
+DEVICE_SHARE = 0.25
+"""Share of a GPU's free memory up to which rows that lie on disk are put there for the training."""
 LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statistics", "weight_normalization"})
 """What `ladder_options` may name."""
 TRAINING_OPTIONS = frozenset({"decay", "averaged_epochs"})
@@ -414,10 +416,10 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows = self._check_rows(X, reset=first, fewest=2 if first else 1)
         config = self._training_config(rows.shape[0])
         config = replace(config, epochs=1, decay_start=1.0, patience=None, averaged_epochs=0)
-        if y is None:
-            y = SparseLabels(rows=rows.shape[0], numbers=np.empty(0, dtype=np.int64), values=np.empty(0))
-        check_consistent_length(rows, y)
-        labels = self._read_labels(y, fewest=self._FEWEST_LABELS if first else 0)
+        none = SparseLabels(rows=rows.shape[0], numbers=np.empty(0, dtype=np.int64), values=np.empty(0))
+        given = none if y is None else y
+        check_consistent_length(rows, given)
+        labels = self._read_labels(given, fewest=self._FEWEST_LABELS if first else 0)
         weight = _known_weights(sample_weight, rows, labels)
         seed = self._seed()
         if first:
@@ -604,10 +606,18 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return scaled.view(-1, *self.input_shape_).to(device)
 
     def _scaled(self, rows: Any, device: torch.device) -> torch.Tensor | ScaledRows:
-        """Return rows scaled, in the shape that the network takes: what lies on disk stays there."""
+        """Return rows scaled, in the shape that the network takes.
+
+        What lies on disk stays there, unless a GPU has room for it.
+        """
         if not isinstance(rows, StoredRows):
             return self._tensor(rows, device)
         dtype, shape, kind = self._dtype, self.input_shape_, torch.from_numpy(np.empty(0, self._dtype)).dtype
+        if device.type == "cuda" and math.prod(rows.shape) * kind.itemsize <= DEVICE_SHARE * _free_memory(device):
+            x = torch.empty(len(rows), *shape, dtype=kind, device=device)
+            for part in gen_batches(len(rows), CHUNK):
+                x[part] = self._tensor(rows[part], device)
+            return x
         if isinstance(self.scaling_, Scaling):
             return ScaledRows(rows, partial(self.scaling_.apply, dtype=dtype), shape, kind, device)
         with RowsFile(rows.shape[1], dtype) as file:  # a matrix product for each row is made once
@@ -736,6 +746,11 @@ def _input_types(X: Any) -> list[type[np.floating[Any]]]:
 def _float_type(rows: Any) -> Any:
     """What the type of rows becomes when they are checked."""
     return rows.dtype if rows.dtype in (np.float32, np.float64) else _input_types(rows)[0]
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that no process has taken."""
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _without(rows: Any, left_out: NDArray[np.int64]) -> Any:

@@ -41,8 +41,8 @@ DECODER_ROWS = 10_000
 SALTS = 2
 """Times the layer, what its noise adds to the seed of a step; the input has one for each stream."""
 AT_ONCE = 2**23
-"""Rows times values of the widest layer, the input among them, up to which `Ladder.calibrate` takes all rows through the
-network at once."""
+"""Rows times values of the widest layer, the input among them, up to which `Ladder.calibrate` takes all rows through
+the network at once."""
 
 Variant = Literal["full", "gamma", "bottom", "baseline"]
 VARIANTS: tuple[Variant, ...] = ("full", "gamma", "bottom", "baseline")

@@ -83,9 +83,7 @@ class StoredRows:
         """Return these rows but for some, few, given by their sorted numbers among these."""
         left_out = np.sort(np.concatenate([self._left_out, among_others(numbers, self._left_out)]))
         features = None if self._convert is None else self.shape[1]
-        return StoredRows(
-            self._array, left_out=left_out, convert=self._convert, features=features, dtype=self.dtype
-        )
+        return StoredRows(self._array, left_out=left_out, convert=self._convert, features=features, dtype=self.dtype)
 
     def blocks(self) -> Iterator[slice]:
         """Yield the rows in their order, in slices of at most `BLOCK_BYTES`."""

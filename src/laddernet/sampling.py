@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
 MOST_SHUFFLED = 2**20
 """Rows up to which a pass's order is kept as a list; the order of more is computed where it is needed."""
 
