@@ -118,7 +118,7 @@ class _Reservoir:
         low = lots < self._limit
         self._frames.append(frame[low])
         self._lots.append(lots[low])
-        size = min(SAMPLE_ROWS, SAMPLE_VALUES // frame.shape[1] + 1)
+        size = _sample_size(frame.shape[1])
         if sum(map(len, self._lots)) > 1.5 * size:
             self._shrink(size)
 
@@ -126,10 +126,17 @@ class _Reservoir:
         lots = np.concatenate(self._lots)
         chosen = np.sort(np.argsort(lots)[:size])
         self._frames, self._lots = [pd.concat(self._frames).iloc[chosen]], [lots[chosen]]
-        self._limit = float(lots[chosen].max())
+        self._limit = float(lots[chosen].max(initial=0.0))
 
     def frame(self) -> pd.DataFrame:
-        return pd.concat(self._frames)
+        """Return the rows that were kept."""
+        self._shrink(_sample_size(self._frames[0].shape[1]))
+        return self._frames[0]
+
+
+def _sample_size(columns: int) -> int:
+    """How many rows of so many columns a preparation is fitted to, at most."""
+    return min(SAMPLE_ROWS, SAMPLE_VALUES // columns + 1)
 
 
 def survey(
