@@ -155,9 +155,8 @@ class RowsFile:
     features : int
     dtype : dtype
     folder : Path, optional
-        Where it lies; by default where the system keeps such files. It is removed once it is mapped, or where writing
-        fails, and its room is free when the rows are of no use any more. What a kill in the writing leaves begins with
-        `PREFIX`.
+        Where it takes room; by default where the system keeps temporary files. It has no name there (where the system
+        has such files), so that a kill leaves nothing behind, and the room is free when the rows are of no more use.
 
     Raises
     ------
@@ -165,11 +164,9 @@ class RowsFile:
         Wherever it cannot be written.
     """
 
-    PREFIX = "rows-"
-
     def __init__(self, features: int, dtype: Any, *, folder: Path | None = None) -> None:
         self._features, self._dtype, self._rows = features, np.dtype(dtype), 0
-        self._file = tempfile.NamedTemporaryFile(prefix=self.PREFIX, dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self

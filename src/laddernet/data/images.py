@@ -16,9 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, reduction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ from laddernet.errors import DataError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 UNLABELED = ("unlabeled", "unlabelled")
 """Names of the subfolder of images without a label, in capitals or not."""
-WORKED = 2000
-"""Images from which on processes of their own read them: starting these takes about a second."""
+WORKED = 500
+"""Images from which on processes of their own read them: starting these takes about half a second."""
 IN_MEMORY = 2**28
 """Bytes of images, in colour, that memory may hold where they cannot be kept in the cache."""
 PART_ROWS = 20_000
@@ -176,8 +176,8 @@ def _resize(
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            names = [stack.enter_context(_reserved(cache.parent, bytes_)).name for bytes_ in (room, len(files))]
-            scratch = _Scratch(shape, *names)
+            reserved = [stack.enter_context(_reserved(cache.parent, count)) for count in (room, len(files))]
+            scratch = _Scratch(shape, *reserved)
             count = _workers(len(files)) if workers is None else workers
             if count:
                 _read_by_workers(files, scratch, count, on_image)
@@ -207,12 +207,16 @@ def _resize(
 class _Scratch:
     """Images in colour while they are read, each with a mark when that is done: in files, or in memory."""
 
-    def __init__(self, shape: tuple[int, ...], *names: str) -> None:
-        self.names = names
+    def __init__(self, shape: tuple[int, ...], *files: IO[bytes]) -> None:
+        self._files = files
         self.colours, self.marks = (
-            np.memmap(name, dtype=np.uint8, mode="r+", shape=of_file) if name else np.zeros(of_file, dtype=np.uint8)
-            for name, of_file in zip(names or ("", ""), (shape, shape[:1]), strict=True)
+            np.zeros(part, dtype=np.uint8) if file is None else np.memmap(file, dtype=np.uint8, mode="r+", shape=part)
+            for file, part in zip(files or (None, None), (shape, shape[:1]), strict=True)
         )
+
+    def __reduce__(self) -> Any:
+        """Go to a process that is being spawned, which maps the same files: they need no name for it."""
+        return _mapped_again, (self.colours.shape, *(reduction.DupFd(file.fileno()) for file in self._files))
 
     def read(self, path: Path, number: int) -> None:
         self.colours[number], is_grey = _read(path, self.colours.shape[1])
@@ -223,9 +227,13 @@ class _Scratch:
         return channels == 1 or (channels is None and bool((self.marks == _READ_GREY).all()))
 
 
-def _reserved(folder: Path, size: int) -> "tempfile._TemporaryFileWrapper[bytes]":
+def _mapped_again(shape: tuple[int, ...], *handles: Any) -> _Scratch:
+    return _Scratch(shape, *(os.fdopen(handle.detach(), "r+b") for handle in handles))
+
+
+def _reserved(folder: Path, size: int) -> IO[bytes]:
     """A file of so many zeros, which are there: writing to a mapping that finds no room would be the process's end."""
-    file = tempfile.NamedTemporaryFile(dir=folder, prefix=".")  # noqa: SIM115 - the caller closes it
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -241,7 +249,7 @@ def _reserved(folder: Path, size: int) -> "tempfile._TemporaryFileWrapper[bytes]
 
 def _workers(images: int) -> int:
     """Processes to read so many images with; 0 for this one, which may have no children if it is itself a daemon."""
-    if images < WORKED or multiprocessing.current_process().daemon:
+    if images < WORKED or multiprocessing.current_process().daemon or os.name == "nt":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, images // _TASK)
@@ -253,13 +261,13 @@ def _read_by_workers(files: Sequence[Path], scratch: _Scratch, workers: int, on_
     tasks = iter(range(0, len(files), _TASK))
     at_work: dict[Future[None], range] = {}
     done = 0
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(scratch,))
     try:
         while True:
             while len(at_work) < workers and (start := next(tasks, None)) is not None:
                 task = range(start, min(start + _TASK, len(files)))
                 paths = [files[number] for number in task]
-                at_work[pool.submit(_work, paths, task, scratch.colours.shape, scratch.names)] = task
+                at_work[pool.submit(_work, paths, task)] = task
             if not at_work:
                 return
             for future in wait(at_work, return_when=FIRST_COMPLETED).done:
@@ -284,8 +292,13 @@ def _what_broke(files: Sequence[Path], marks: NDArray[np.uint8], at_work: Sequen
     )
 
 
-def _begin_worker() -> None:
+_scratch: _Scratch | None = None
+
+
+def _begin_worker(scratch: _Scratch) -> None:
     """Leave Ctrl-C to the process that waits for this one, and end when that one has ended, however that was."""
+    global _scratch
+    _scratch = scratch
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -297,10 +310,10 @@ def _begin_worker() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-def _work(files: Sequence[Path], numbers: range, shape: tuple[int, ...], names: Sequence[str]) -> None:
-    scratch = _Scratch(shape, *names)
+def _work(files: Sequence[Path], numbers: range) -> None:
+    assert _scratch is not None
     for path, number in zip(files, numbers, strict=True):
-        scratch.read(path, number)
+        _scratch.read(path, number)
 
 
 def _converted(colours: NDArray[np.uint8], *, grey: bool) -> Iterator[NDArray[np.uint8]]:
