@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from laddernet import streaming
+from laddernet.cli import app
 from laddernet.data import files
 from laddernet.data.labels import hold_out
 from laddernet.errors import DataError
@@ -190,3 +192,40 @@ class TestTrouble:
             pytest.warns(UserWarning, match="only counts|counts as a class"),
         ):
             prepare(path, options(by_parts=True, drop=("kind",)))
+
+
+@pytest.mark.filterwarnings("ignore:.*(only counts|counts as a class|is taken for text)")
+class TestPredict:
+    @pytest.mark.parametrize("name", ["t.csv", "t.tsv.gz", "t.parquet", "X.npy"])
+    def test_by_parts_it_answers_as_from_the_whole(self, tmp_path, name):
+        if name == "X.npy":
+            np.save(tmp_path / name, table()[["age", "large"]].to_numpy())
+            np.save(tmp_path / "y.npy", np.where(np.arange(ROWS) < 40, np.arange(ROWS) % 2, -1))
+        path = tmp_path / name if name == "X.npy" else write(table(), tmp_path / name)
+        label = () if name == "X.npy" else ("--label-column", "kind")
+        call("train", path, *label, "--epochs", 2, "--no-baseline", "--by-parts", "--out", tmp_path / "run")
+        for how in ("parts.csv", "whole.csv"):
+            flag = "--by-parts" if how == "parts.csv" else "--whole"
+            said = call("predict", tmp_path / "run", path, flag, "--out", tmp_path / how)
+            assert f"{ROWS} predictions written" in said
+        assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+    def test_damage_further_on_leaves_no_answers(self, tmp_path):
+        path = write(table(), tmp_path / "t.csv")
+        call("train", path, "--label-column", "kind", "--epochs", 1, "--no-baseline", "--out", tmp_path / "run")
+        with path.open("a") as file:
+            file.write("too,many,cells" * 9 + "\n")
+        said = call("predict", tmp_path / "run", path, "--by-parts", "--out", tmp_path / "p.csv", status=1)
+        assert "t.csv has lines with more cells than columns" in said
+        assert not (tmp_path / "p.csv").exists()
+
+    def test_a_folder_is_not_a_file(self, tmp_path):
+        path = write(table(), tmp_path / "t.csv")
+        call("train", path, "--label-column", "kind", "--epochs", 1, "--no-baseline", "--out", tmp_path / "run")
+        assert "is for a file" in call("predict", tmp_path / "run", tmp_path, "--by-parts", status=2)
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output
+    return result.output
