@@ -685,17 +685,17 @@ class Ladder(nn.Module):
             If there are fewer than two rows, and none before.
         """
         self._check_rows("x", x, at_least=1 if rows_before else 2)
-        sample = x[:: -(-len(x) // DECODER_ROWS)]
+        every = -(-len(x) // DECODER_ROWS)
         shapes = [self.input_shape, *(norm.shape for norm in self._normalizations)]
         if len(x) * max(map(math.prod, shapes)) <= AT_ONCE:
-            self._measure_at_once(x[:], sample, rows_before)
+            self._measure_at_once(x[:], x[::every], rows_before)
             return
         pool = partial(self._measure, rows_before=rows_before, batch_size=batch_size)
         for norm in self._normalizations:
             pool(norm.statistics, x, partial(self._run_until, last=norm, value=lambda _, z_pre: z_pre))
         for _, decoder in self._decoder_layers():
             if decoder.needs_above:
-                pool(decoder.statistics, sample, partial(self._come_down_to, decoder))
+                pool(decoder.statistics, x, partial(self._come_down_to, decoder), every=every)
 
     def _measure_at_once(self, x: Tensor, sample: Tensor, rows_before: int) -> None:
         device = self._like.device
@@ -723,10 +723,11 @@ class Ladder(nn.Module):
         *,
         rows_before: int,
         batch_size: int,
+        every: int = 1,
     ) -> None:
-        for start in range(0, len(x), batch_size):
-            rows = x[start : start + batch_size].to(statistics.mean.device)
-            statistics.pool(values(rows), rows_before + start)
+        for start in range(0, len(x), batch_size * every):
+            rows = x[start : start + batch_size * every : every].to(statistics.mean.device)
+            statistics.pool(values(rows), rows_before + start // every)
 
     @property
     def encoder(self) -> nn.Module:

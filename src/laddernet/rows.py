@@ -77,7 +77,12 @@ class StoredRows:
             which = among_others(numbers, self._left_out)
         rows = self._array[which]
         flat = np.asarray(rows).reshape(len(rows), self._width)
-        return flat if self._convert is None else self._convert(flat)
+        if self._convert is None:
+            return flat
+        converted = np.empty((len(flat), self.shape[1]), dtype=self.dtype)
+        for part in blocks(len(flat), 8 * self._width):
+            converted[part] = self._convert(flat[part])
+        return converted
 
     def without(self, numbers: Numbers) -> "StoredRows":
         """Return these rows but for some, few, given by their sorted numbers among these."""

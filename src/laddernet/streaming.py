@@ -20,9 +20,9 @@ from laddernet.errors import DataError
 from laddernet.preparation import Preparation, check_finite
 from laddernet.rows import RowsFile, StoredRows
 
-SAMPLE_ROWS = 100_000
+SAMPLE_ROWS = 50_000
 """Rows with a label, and of all rows, at most, to which a preparation is fitted."""
-SAMPLE_VALUES = 2**23
+SAMPLE_VALUES = 2**21
 """The same, in rows times columns."""
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -555,7 +556,9 @@ def identity(
 ) -> dict[str, Any]:
     """What tells a run from others: its settings, its seeds and its data (of many rows, some)."""
     digest = hashlib.sha256()
-    for tensor in (x[:: -(-len(x) // VALIDATION_ROWS)], x_labeled, y, weight):
+    every = -(-len(x) // VALIDATION_ROWS)
+    parts = (x[start : start + 1000 * every : every] for start in range(0, len(x), 1000 * every))
+    for tensor in itertools.chain(parts, (x_labeled, y, weight)):
         if tensor is not None:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return {

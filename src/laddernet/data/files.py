@@ -36,7 +36,7 @@ _PART = 2**16
 PART_ROWS = 20_000
 """Rows that `read_parts` gives at a time, at most."""
 _ANSWERED = 2000  # rows that the estimators compute answers of at a time: a part is a multiple
-_PART_VALUES = 2**22
+_PART_VALUES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
