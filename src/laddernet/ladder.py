@@ -40,7 +40,7 @@ DECODER_ROWS = 10_000
 """Rows that `Ladder.calibrate` measures the decoder's statistics on, at most."""
 SALTS = 2
 """Times the layer, what its noise adds to the seed of a step; the input has one for each stream."""
-AT_ONCE = 2**23
+AT_ONCE = 2**24
 """Rows times values of the widest layer, the input among them, up to which `Ladder.calibrate` takes all rows through
 the network at once."""
 
