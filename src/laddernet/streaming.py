@@ -29,8 +29,8 @@ SAMPLE_VALUES = 2**21
 class Survey:
     """What one pass over a file's rows keeps of them, to tell what its columns hold.
 
-    Rows at random, labelled rows and, for each column, rows that show what it can hold: the first that lacks a value,
-    the first that has one, the first that is no number, and those that were the largest number so far.
+    Rows at random, labelled rows and, for each column, rows without a label that show what it can hold: the first that
+    lacks a value, the first that has one, the first that is no number, and those that were the largest number so far.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Survey:
         shown: set[int] = set()
         for name in self._new_columns(part.x) if isinstance(part.x, np.ndarray) else frame.columns:
             if str(name) not in self._drop:
-                shown |= self._show(str(name), frame[name], part.start)
+                shown |= self._show(str(name), frame[name], part.start, part.numbers - part.start)
         if shown:
             self._shown.append(frame.iloc[sorted(shown)])
         self.rows += len(frame)
@@ -77,23 +77,25 @@ class Survey:
             if not size <= self._largest.get(str(column), -1.0) or (gap and str(column) not in self._seen["a gap"])
         ]
 
-    def _show(self, name: str, column: "pd.Series[Any]", start: int) -> set[int]:
-        """Places of those rows that show something new of a column."""
-        there = column.notna().to_numpy(dtype=bool)
+    def _show(self, name: str, column: "pd.Series[Any]", start: int, labeled: NDArray[np.int64]) -> set[int]:
+        """Places of those rows without a label that show something new of a column: those with one may be test rows."""
+        there, unlabeled = column.notna().to_numpy(dtype=bool), np.ones(len(column), dtype=bool)
+        unlabeled[labeled] = False
         new = {"a gap": ~there, "a value": there}
         if name not in self._seen["text"] and _may_be_numbers(column):
             numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
             check_finite(name, numbers, start)
             new["text"] = there & np.isnan(numbers)
             sizes = np.where(np.isnan(numbers), -1.0, np.abs(numbers))
+            sizes[labeled] = -1.0
             if sizes.max(initial=-1.0) > self._largest.get(name, -1.0):
                 self._largest[name] = float(sizes.max())
                 new["largest"] = sizes == sizes.max()
         shown: set[int] = set()
         for what, places in new.items():
-            if name not in self._seen.get(what, ()) and places.any():
+            if name not in self._seen.get(what, ()) and (places & unlabeled).any():
                 self._seen.get(what, set()).add(name)
-                shown.add(int(places.argmax()))
+                shown.add(int((places & unlabeled).argmax()))
         return shown
 
     def frame(self, left_out: NDArray[np.int64]) -> pd.DataFrame:
