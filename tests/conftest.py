@@ -148,7 +148,7 @@ def make_case():
 @pytest.fixture(params=["at once", "layer by layer"])
 def calibrated_both_ways(request, monkeypatch):
     """`Ladder.calibrate` takes all rows through all layers together, or a pass for each layer."""
-    monkeypatch.setattr("laddernet.ladder.AT_ONCE", 2**25 if request.param == "at once" else 0)
+    monkeypatch.setattr("laddernet.ladder.AT_ONCE", 2**24 if request.param == "at once" else 0)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from PIL import Image
 from laddernet import LadderClassifier
 from laddernet.checkpoints import load_run, save_run, seal
 from laddernet.data.cifar10 import read_cifar10
-from laddernet.data.files import read_rows
+from laddernet.data.files import known_labels, read_array_labels, read_parts, read_rows
 from laddernet.data.idx import read_idx
 from laddernet.data.images import read_images
 from laddernet.errors import LaddernetError
@@ -62,6 +62,11 @@ def table() -> pd.DataFrame:
 
 def arrays() -> tuple[Any, Any]:
     return np.random.default_rng(0).normal(size=(12, 3)), np.array([0, 1, -1] * 4)
+
+
+def read_all_parts(path: Path) -> Any:
+    parts = [part for as_text in (True, False) for part in read_parts(path, label_column="kind", as_text=as_text)]
+    return known_labels(path, "kind", [(part.numbers, part.labels) for part in parts], rows=len(table()))
 
 
 def make_idx(folder: Path) -> None:
@@ -180,7 +185,11 @@ TARGETS = {
     ),
     "npy": Target(
         lambda f: [np.save(f / f"{name}.npy", array) for name, array in zip("Xy", arrays(), strict=True)],
-        lambda f: read_rows(f / "X.npy"),
+        lambda f: [np.asarray(read_rows(f / "X.npy").x).sum(), read_array_labels(f / "X.npy", None)],
+    ),
+    "csv by parts": Target(lambda f: table().to_csv(f / "t.csv", index=False), lambda f: read_all_parts(f / "t.csv")),
+    "parquet by parts": Target(
+        lambda f: table().to_parquet(f / "t.parquet"), lambda f: read_all_parts(f / "t.parquet")
     ),
     "idx": Target(make_idx, lambda f: read_idx(f / "images", shape=(5, 4, 4))),
     "idx.gz": Target(make_idx_gz, lambda f: read_idx(f / "images.gz", shape=(5, 4, 4))),

@@ -25,8 +25,13 @@ from laddernet.training import TrainingConfig
 NUMBERS = np.random.default_rng(0)
 X = NUMBERS.normal(size=(30, 4))
 Y = np.where(np.arange(30) < 12, np.arange(30) % 2, -1)
-FITTED = LadderClassifier((5,), max_epochs=1, batch_size=10, random_state=0, device="cpu")
-FITTED.fit(pd.DataFrame(X, columns=list("abcd")), Y)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> LadderClassifier:
+    model = LadderClassifier((5,), max_epochs=1, batch_size=10, random_state=0, device="cpu")
+    return model.fit(pd.DataFrame(X, columns=list("abcd")), Y)
+
 
 STRANGE = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 0), st.just(10**30), st.floats(allow_nan=True, allow_infinity=True),
@@ -110,7 +115,7 @@ def test_adversarial_noise(value: Any) -> None:
         ({"batch_size": 1}, "batch_size must be at least 2: one row has no variance"),
         ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
         ({"max_epochs": -3}, "max_epochs must be at least 1, got -3"),
-        ({"max_epochs": "long"}, "max_epochs must be a whole number, got 'long'"),
+        ({"max_epochs": "long"}, "max_epochs must be 'auto' or a whole number, got 'long'"),
         ({"learning_rate": np.nan}, "learning_rate must be positive and finite, got nan"),
         ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
         ({"decay_start": 1.5}, "decay_start must be between 0 and 1, got 1.5"),
@@ -165,16 +170,16 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @pytest.mark.parametrize("fault", ROWS)
 @pytest.mark.parametrize("answer", ["predict", "predict_proba", "transform", "denoise"])
-def test_rows_of_another_form_are_refused(fault: str, answer: str) -> None:
+def test_rows_of_another_form_are_refused(fitted: LadderClassifier, fault: str, answer: str) -> None:
     rows, message = ROWS[fault]
     with pytest.raises(ValueError, match=message):
-        getattr(FITTED, answer)(rows())
+        getattr(fitted, answer)(rows())
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @pytest.mark.parametrize("fault", [name for name in ROWS if name not in ("None", "ragged")])
-def test_rows_of_another_form_do_not_change_a_model(fault: str) -> None:
-    model, rows = copy.deepcopy(FITTED), ROWS[fault][0]()
+def test_rows_of_another_form_do_not_change_a_model(fitted: LadderClassifier, fault: str) -> None:
+    model, rows = copy.deepcopy(fitted), ROWS[fault][0]()
     before = {name: value.clone() for name, value in model.ladder_.state_dict().items()}
     with pytest.raises(ValueError, match=ROWS[fault][1]):
         model.partial_fit(rows, np.full(len(rows), -1))
@@ -201,9 +206,9 @@ def test_labels_that_cannot_be_used_are_refused(fault: str) -> None:
         LadderClassifier((5,), max_epochs=1).fit(X, y)
 
 
-def test_labels_that_training_had_not_are_refused() -> None:
+def test_labels_that_training_had_not_are_refused(fitted: LadderClassifier) -> None:
     with pytest.raises(ValueError, match=re.escape("y has classes that the model was not made for: 7; it knows 0, 1")):
-        copy.deepcopy(FITTED).partial_fit(pd.DataFrame(X, columns=list("abcd")), np.where(Y == 1, 7, Y))
+        copy.deepcopy(fitted).partial_fit(pd.DataFrame(X, columns=list("abcd")), np.where(Y == 1, 7, Y))
 
 
 def test_numbers_that_are_no_labels_of_a_regression() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from laddernet.checkpoints import load_run
+from laddernet.checkpoints import load_run, seal
 from laddernet.cli import app
 
 RUNNER = CliRunner()
@@ -294,9 +294,9 @@ class TestTrainOnAFile:
             assert run.training["label"] == "y"
             assert run.metrics["test_error"] == expected.metrics["test_error"]
             assert run.model.classes_.tolist() == [3, 4, 70]
-            assert failure("predict", f"run of {name}", trained / "codes.parquet").startswith(
-                "laddernet: the table lacks columns that training had: '0', '1'"
-            )
+            lacks = f"{trained / 'codes.parquet'}: the table lacks columns that training had: '0', '1'"
+            said = failure("predict", f"run of {name}", trained / "codes.parquet")
+            assert said.startswith(f"laddernet: {lacks}")
             call("predict", f"run of {name}", "some_X.npy", "--out", f"{name}.csv")
             call("predict", f"run of {name}", "rows.npz", "--out", f"{name}.2.csv")
             np.save("narrow.npy", x[:, :1])
@@ -551,7 +551,8 @@ class TestPredict:
     def test_missing_and_renamed_columns_are_named(self, trained):
         table().drop(columns=["age", "size"]).to_csv("less.csv", index=False)
         text = failure("predict", trained / "animals", "less.csv")
-        assert text == ("laddernet: the table lacks columns that training had: 'size', 'age'. Add or rename them.\n")
+        lacks = "the table lacks columns that training had: 'size', 'age'. Add or rename them."
+        assert text == f"laddernet: less.csv: {lacks}\n"
         table().rename(columns={"colour": "colours"}).to_csv("renamed.csv", index=False)
         text = failure("predict", trained / "animals", "renamed.csv")
         assert "lacks columns that training had: 'colour' (perhaps now called 'colours')" in text
@@ -574,6 +575,10 @@ class TestPredict:
         for path in (trained / "animals").iterdir():
             (run / path.name).write_bytes(path.read_bytes())
         (run / "preparation.skops").write_bytes(b"PK")
+        assert "preparation.skops is damaged: its checksum is not the one" in failure(
+            "predict", run, trained / "animals.csv"
+        )
+        seal(run)
         assert "preparation.skops cannot be read as a preparation" in failure("predict", run, trained / "animals.csv")
 
 

@@ -1,6 +1,12 @@
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,6 +47,91 @@ def folder(tmp_path):
     (root / "zero" / ".hidden.png").write_text("not an image")
     (root / ".git").mkdir()
     return root
+
+
+class TestProcesses:
+    def test_several_give_what_one_gives(self, folder, cache):
+        seen = []
+        several = read_images(folder, size=8, workers=2, on_image=lambda done, of: seen.append((done, of)))
+        assert seen[-1] == (240, 240)
+        several = np.array(several.x)
+        assert [path.suffix for path in cache.iterdir()] == [".npy"]
+        shutil.rmtree(cache)
+        np.testing.assert_array_equal(read_images(folder, size=8, workers=0).x, several)
+
+    def test_an_image_that_cannot_be_read_is_named(self, folder, cache):
+        (folder / "one" / "bad.png").write_bytes(b"no image")
+        with pytest.raises(DataError, match="bad.png cannot be read as an image"):
+            read_images(folder, size=8, workers=2)
+        assert list(cache.iterdir()) == []
+
+    @pytest.mark.fault("a process that reads images is killed", "an error that names the images it may have been at")
+    def test_one_that_dies_is_told(self, folder, cache):
+        def kill(done, of):
+            multiprocessing.active_children()[0].kill()
+
+        with pytest.raises(
+            DataError, match="a process that reads images died.*Being read were .*/my digits/.*Close"
+        ) as e:
+            read_images(folder, size=8, workers=2, on_image=kill)
+        assert str(e.value).count("/my digits/") <= 2  # one for each process
+        assert list(cache.iterdir()) == []
+        assert read_images(folder, size=8, workers=2).x.shape == (240, 1, 8, 8)
+
+    @pytest.mark.fault("the process that waits for them is killed", "they end; nothing is left", times=1)
+    def test_they_do_not_outlive_the_one_that_waits_for_them(self, folder, cache, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import multiprocessing, os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from laddernet.data.images import read_images\n"
+            "def die(done, of):\n"
+            "    print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+            "if __name__ == '__main__':\n"
+            "    read_images(Path(sys.argv[1]), size=8, workers=2, on_image=die)\n"
+        )
+        ended = subprocess.run([sys.executable, script, folder], stdout=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == -signal.SIGKILL
+        children = ended.stdout.split()
+        assert len(children) == 2
+        deadline = time.monotonic() + 60  # they have ended before that, or never will
+        while any(is_alive(child) for child in children) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(is_alive(child) for child in children)
+        assert list(cache.iterdir()) == []
+
+    def test_a_script_without_a_guard_is_told(self, folder, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import sys\nfrom pathlib import Path\nfrom laddernet.data.images import read_images\n"
+            "read_images(Path(sys.argv[1]), size=8, workers=1)\n"
+        )
+        ended = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        assert 'In a script of your own, read images under if __name__ == "__main__"' in ended.stderr
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+class TestRoom:
+    """The cache is a convenience, but for images that memory does not hold."""
+
+    def test_few_images_are_read_without_it(self, folder, cache, full_disk):
+        images = read_images(folder, size=8)  # 46,080 bytes
+        assert images.x.shape == (240, 1, 8, 8)
+        assert list(cache.iterdir()) == []
+
+    def test_many_are_not(self, folder, cache, full_disk, monkeypatch):
+        monkeypatch.setattr("laddernet.data.images.IN_MEMORY", 1000)
+        with pytest.raises(DataError, match=r"240 images of 8 by 8 take 92,160 bytes in the cache .*Make room there"):
+            read_images(folder, size=8)
+        assert list(cache.iterdir()) == []
 
 
 class TestReading:
@@ -95,14 +186,14 @@ class TestReading:
         assert not np.array_equal(read_images(folder, size=8).x, first.x)
 
     def test_a_damaged_cache_is_made_anew(self, folder, cache):
-        first = read_images(folder, size=8)
+        first = np.array(read_images(folder, size=8).x)  # what follows truncates the file that is mapped
         (kept,) = cache.iterdir()
         for damage in (b"", b"\x93NUMPY", kept.read_bytes()[:-100]):
             kept.write_bytes(damage)
-            np.testing.assert_array_equal(read_images(folder, size=8).x, first.x)
+            np.testing.assert_array_equal(read_images(folder, size=8).x, first)
         shutil.rmtree(cache)
         cache.write_text("in the way")
-        np.testing.assert_array_equal(read_images(folder, size=8).x, first.x)
+        np.testing.assert_array_equal(read_images(folder, size=8).x, first)
 
     @pytest.mark.parametrize(
         ("harm", "message"),
@@ -211,14 +302,13 @@ def silent(title):
 
 def test_test_images_are_kept_out_and_labels_hidden(folder):
     prepared = prepare_images(folder, ImageOptions(size=8, labels=9, test_fraction=0.3, seed=1), silent)
-    assert prepared.labeled.sum() == 9
-    assert sorted(pd.Series(prepared.y_train[prepared.labeled]).value_counts()) == [3, 3, 3]
+    assert sorted(pd.Series(prepared.y_train.values).value_counts()) == [3, 3, 3]
     assert len(prepared.y_test) > 10
     assert len(prepared.x_train) + len(prepared.x_test) == 240
     assert all(label is not None for label in prepared.y_test)
     everything = prepare_images(folder, ImageOptions(size=8, test=folder), silent)
     assert len(everything.x_train) == 240
-    assert len(everything.x_test) == everything.labeled.sum()
+    assert len(everything.x_test) == len(everything.y_train.numbers)
     whole = prepare_images(folder, ImageOptions(size=8, test_fraction=0), silent)
     assert (len(whole.x_train), len(whole.x_test)) == (240, 0)
 

@@ -348,7 +348,7 @@ def test_denoising_costs_are_unweighted():
         ({"variant": "delta"}, "variant must be one of full, gamma, bottom, baseline, got 'delta'"),
         ({"combinator": "gauss"}, "combinator must be one of gaussian, .*got 'gauss'"),
         ({"task": "ranking"}, "task must be one of"),
-        ({"supervised_path": "both"}, "'noisy' or 'clean'"),
+        ({"supervised_path": "both"}, "supervised_path must be one of noisy, clean, got 'both'"),
     ],
 )
 def test_bad_arguments_are_refused(settings, message):

@@ -71,7 +71,7 @@ class TestPrepare:
         }
         assert [kinds[row] for row in ids(prepared.x_train)] == prepared.y_train.tolist()
         assert [kinds[row] for row in ids(prepared.x_test)] == prepared.y_test.tolist()
-        assert prepared.labeled.sum() == 45
+        assert len(prepared.known.numbers) == 45
 
     def test_the_seed_fixes_the_rows(self, write):
         path = write(table())
@@ -97,10 +97,10 @@ class TestPrepare:
         np.testing.assert_array_equal(few.x_train, whole.x_train)
         np.testing.assert_array_equal(few.x_test, whole.x_test)
         np.testing.assert_array_equal(few.y_test, whole.y_test)
-        kept = few.y_train[few.labeled].tolist()
+        kept = few.known.values.tolist()
         assert sorted(map(kept.count, CLASSES)) == [2, 2, 3]
-        assert kept == whole.y_train[few.labeled].tolist()
-        assert all(label is None for label in few.y_train[~few.labeled])
+        assert kept == whole.y_train[few.known.numbers].tolist()
+        assert [label for label in few.y_train if label is not None] == kept
 
     @pytest.mark.parametrize("count", [2, 46])
     def test_too_few_or_too_many_labels_to_keep(self, write, count):
@@ -128,12 +128,12 @@ class TestPrepare:
         frame.loc[5, "price"] = -1.0  # a value as any other
         prepared = prepare(write(frame.drop(columns="kind")), FileOptions(label_column="price", labels=20))
         assert prepared.task == "regression"
-        assert prepared.labeled.sum() == 20
+        assert len(prepared.known.numbers) == 20
         assert len(prepared.y_test) == 14  # a quarter of 58
         assert prepared.x_train.shape[0] == 46
         assert isinstance(prepared.estimator(), LadderRegressor)
         whole = prepare(write(frame.drop(columns="kind")), FileOptions(label_column="price", test_fraction=0))
-        assert whole.labeled.sum() == 58
+        assert len(whole.known.numbers) == 58
 
     def test_the_task_may_be_given(self, write):
         frame = table().assign(kind=lambda rows: np.arange(60) % 3)
@@ -141,7 +141,7 @@ class TestPrepare:
         assert prepare(path, of_kind()).task == "classification"
         prepared = prepare(path, of_kind(task="regression"))
         assert prepared.task == "regression"
-        assert prepared.labeled.all()
+        assert len(prepared.known.numbers) == len(prepared.y_train)
 
     @pytest.mark.parametrize("task", [None, "classification"])
     def test_a_class_minus_one_is_refused(self, write, task):
@@ -172,8 +172,10 @@ class TestPrepare:
         }.items():
             found = prepare(tmp_path / name, options)
             assert found.label == ("kind" if name == "named.npz" else "y")
-            for part in ("x_train", "y_train", "x_test", "y_test"):
-                np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
+            for part in ("x_train", "x_test", "y_test"):
+                np.testing.assert_array_equal(getattr(found, part)[:], getattr(expected, part))
+            np.testing.assert_array_equal(found.known.numbers, expected.known.numbers)
+            np.testing.assert_array_equal(found.known.values, expected.known.values)
 
 
 def test_labelled_rows_of_another_file_are_found_whatever_its_form(tmp_path, write):
@@ -232,7 +234,7 @@ class TestScore:
 
     def test_what_knows_no_columns(self, write):
         prepared = prepare(write(table(90)), of_kind(labels=8))
-        known = prepared.y_train[prepared.labeled].tolist()
+        known = prepared.known.values.tolist()
         most = max(sorted(set(known)), key=known.count)
         wrong = 100 * np.mean([kind != most for kind in prepared.y_test])
         model = prepared.estimator(**SMALL).fit(prepared.x_train, prepared.y_train)
@@ -243,7 +245,7 @@ class TestScore:
         frame = table(90).assign(kind=lambda rows: rows["size"] * 100 + 0.5)
         prepared = prepare(write(frame), of_kind(labels=20))
         truth = prepared.y_test.astype(float)
-        off = np.sqrt(np.mean((truth - prepared.y_train[prepared.labeled].astype(float).mean()) ** 2))
+        off = np.sqrt(np.mean((truth - prepared.known.values.astype(float).mean()) ** 2))
         model = prepared.estimator(**SMALL).fit(prepared.x_train, prepared.y_train)
         assert constant_score(prepared, model)["test_rmse"] == pytest.approx(off)
 
@@ -252,7 +254,7 @@ class TestScore:
         model = prepared.estimator(**SMALL).fit(prepared.x_train, prepared.y_train)
         x, x_test = (model.scaling_.apply(rows, np.float64) for rows in (prepared.x_train, prepared.x_test))
         linear = LogisticRegression(max_iter=5000)
-        linear.fit(x[prepared.labeled], prepared.y_train[prepared.labeled].tolist())
+        linear.fit(x[prepared.known.numbers], prepared.known.values.tolist())
         wrong = 100 * (1 - linear.score(x_test, prepared.y_test.tolist()))
         assert linear_score(prepared, model) == {"test_error": pytest.approx(wrong, abs=1e-4)}
 
@@ -261,7 +263,7 @@ class TestScore:
         prepared = prepare(write(frame), of_kind(labels=20))
         model = prepared.estimator(**SMALL).fit(prepared.x_train, prepared.y_train)
         x, x_test = (model.scaling_.apply(rows, np.float64) for rows in (prepared.x_train, prepared.x_test))
-        answers = Ridge().fit(x[prepared.labeled], prepared.y_train[prepared.labeled]).predict(x_test)
+        answers = Ridge().fit(x[prepared.known.numbers], prepared.known.values).predict(x_test)
         found = linear_score(prepared, model)
         assert found["test_rmse"] == pytest.approx(root_mean_squared_error(prepared.y_test, answers), rel=1e-6)
         assert found["test_r2"] == pytest.approx(r2_score(prepared.y_test, answers), abs=1e-4)

@@ -12,7 +12,7 @@ from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
 from laddernet.loop import Callback
 from laddernet.networks import mlp
-from laddernet.sampling import Batches
+from laddernet.sampling import Batches, Shuffled
 from laddernet.training import (
     LinearDecay,
     TrainingConfig,
@@ -70,6 +70,38 @@ def test_rows_dropped_from_one_pass_come_in_another():
     stream = Batches(25, 10, generator())
     seen = set(torch.cat(list(itertools.islice(stream, 40))).tolist())
     assert seen == set(range(25))
+
+
+@given(st.integers(1, 3000), st.integers(0, 100))
+def test_an_order_that_takes_no_memory_has_each_row_once(rows, seed):
+    places = [Shuffled(rows, generator(seed))[start : start + 700] for start in range(0, rows, 700)]
+    assert sorted(torch.cat(places).tolist()) == list(range(rows))
+
+
+def test_such_orders_are_as_good_as_random():
+    """Over many of them every row comes equally often in each tenth of the places, and after every other one."""
+    orders = torch.stack([Shuffled(100, generator(seed))[:] for seed in range(2000)])
+    tenths = torch.zeros(100, 10).index_put_(
+        (orders, torch.arange(100).expand_as(orders) // 10), torch.ones(1), accumulate=True
+    )
+    assert (tenths - 200).abs().max() < 5.5 * 200**0.5
+    pairs = torch.zeros(100, 100).index_put_((orders[:, :-1], orders[:, 1:]), torch.ones(1), accumulate=True)
+    expected = 2000 / 100
+    chi_square = float(((pairs - expected) ** 2 / expected).sum()) - 100 * expected  # a row is not after itself
+    assert abs(chi_square - 9900) < 6 * (2 * 9900) ** 0.5
+
+
+def test_many_rows_are_shuffled_without_a_list_of_them(monkeypatch):
+    monkeypatch.setattr("laddernet.sampling.MOST_SHUFFLED", 20)
+    stream = Batches(25, 10, generator())
+    seen = [batch.tolist() for batch in itertools.islice(stream, 40)]
+    assert {row for batch in seen for row in batch} == set(range(25))
+    assert all(len({*one, *other}) == 20 for one, other in zip(seen[::2], seen[1::2], strict=True))
+    resumed = Batches(25, 10, generator())
+    half = list(itertools.islice(resumed, 7))
+    other = Batches(25, 10, generator(9))
+    other.load_state_dict(resumed.state_dict())
+    assert [batch.tolist() for batch in [*half, *itertools.islice(other, 1)]] == seen[:8]
 
 
 def test_passes_are_shuffled_anew():
@@ -507,7 +539,7 @@ def test_a_cost_that_is_not_finite_stops_the_run():
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
         ({"decay_start": 1.5}, "decay_start must be between 0 and 1"),
-        ({"decay": "steep"}, "decay must be 'linear' or 'cosine', got 'steep'"),
+        ({"decay": "steep"}, "decay must be one of linear, cosine, got 'steep'"),
         ({"averaged_epochs": 151}, "averaged_epochs must be between 0 and epochs, got 151"),
         ({"averaged_epochs": 2, "patience": 3}, "both choose the weights that a run ends with"),
         ({"precision": "int8"}, "precision must be one of auto, float32, tf32, bfloat16, float64"),

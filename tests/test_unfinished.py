@@ -84,6 +84,27 @@ def test_a_run_that_was_stopped_and_killed_is_gone_on_with(tmp_path):
     assert "a run is a finished run: there is nothing to resume" in call("train", "--resume", "a run", status=1).stderr
 
 
+@pytest.mark.fault(
+    "kill -9 of `laddernet train` on a file that is read by parts",
+    "goes on; the run is bit for bit that of an undisturbed one, and no rows are left on the disk",
+    lost="the work since the last state, which is done again",
+)
+def test_a_killed_run_on_rows_on_disk_leaves_none_of_them():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(3000, 3)), columns=list("abc"))
+    frame["kind"] = np.where(np.arange(3000) < 40, np.where(frame["a"] > 0, "up", "down"), None)
+    frame.to_csv("rows.csv", index=False)
+    train = ("train", "rows.csv", "--label-column", "kind", "--by-parts", "--epochs", 12, "--no-baseline")
+    status, _ = stopped(signal.SIGKILL, *train, "--out", "run", at="rows.csv: epoch 4/12")
+    assert status == -signal.SIGKILL
+    left = {path.name for path in Path("run/unfinished").iterdir()}
+    assert left <= {"command.json", "checkpoint", "checkpoint.previous", "checkpoint.lock", "checkpoint.writing"}
+    call("train", "--resume", "run")
+    call(*train, "--out", "whole")
+    weights = [Path(name, "weights.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+
+
 class TestInPlace:
     """In this process, a callback sends the signal in place of the progress."""
 
@@ -112,6 +133,22 @@ class TestInPlace:
         arguments = ("train", "rows.csv", "--label-column", "kind", "--drop", "c", "--epochs", 5, "--balanced")
         whole, resumed = self.check(stop_after, *arguments)
         assert whole.stdout.splitlines()[0] == resumed.stdout.splitlines()[0]
+
+    @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "X.npy"])
+    def test_rows_on_disk(self, stop_after, name):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(90, 3)).round(3)
+        kind = np.where(np.arange(90) < 40, np.where(x[:, 0] > 0, 1, 0), -1)
+        np.save("X.npy", x)
+        np.save("y.npy", kind)
+        frame = pd.DataFrame(x, columns=list("abc")).assign(kind=[label if label >= 0 else None for label in kind])
+        frame.to_csv("rows.csv", index=False)
+        frame.to_parquet("rows.parquet")
+        label = () if name == "X.npy" else ("--label-column", "kind")
+        self.check(stop_after, "train", name, *label, "--by-parts", "--epochs", 5)
+        weights = Path("whole/weights.safetensors").read_bytes()
+        call("train", name, *label, "--whole", "--epochs", 5, "--no-baseline", "--out", "memory")
+        assert Path("memory/weights.safetensors").read_bytes() == weights
 
     @pytest.mark.fault("the data changed since the run was stopped", "an error; the checkpoint stays")
     def test_a_table_that_has_changed_is_refused(self, stop_after):

@@ -119,8 +119,8 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         [
             (
                 "estimators.py",
-                "x[torch.from_numpy(kept)] if len(held_out) else x,",
-                "x[torch.from_numpy(kept[~labeled[kept]])],",
+                "x=_without(x, held_out),",
+                "x=_without(x, np.union1d(held_out, labels.numbers)),",
             ),
         ],
     ),
@@ -194,7 +194,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
     (
         15,
         "the model judged on rows that train it",
-        [("estimators.py", "x[torch.from_numpy(kept)] if len(held_out) else x,", "x,")],
+        [("estimators.py", "x=_without(x, held_out),", "x=x,")],
     ),
 ]
 

@@ -18,7 +18,7 @@ def shown(value: Any) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
+def check_whole(name: str, value: Any, least: int, what: str = "a whole number") -> None:
     """Check that a value is a whole number of at least `least`.
 
     Raises
@@ -27,7 +27,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
         If it is not.
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ArgumentError(f"{name} must be a whole number, got {shown(value)}.")
+        raise ArgumentError(f"{name} must be {what}, got {shown(value)}.")
     if value < least:
         raise ArgumentError(f"{name} must be at least {least}, got {value}.")
 

@@ -85,6 +85,15 @@ TaskOption = Annotated[
 Drop = Annotated[
     list[str] | None, typer.Option(metavar="COLUMN", help="Of a FILE: a column to leave out; give it once for each.")
 ]
+ByParts = Annotated[
+    bool | None,
+    typer.Option(
+        "--by-parts/--whole",
+        help="Of a FILE: read it a part at a time and keep its rows on disk, or all at once. [default: by parts above "
+        "256 MiB, and .npy]",
+        show_default=False,
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder under which data sets lie. [default: $LADDERNET_DATA, else the user's cache]"),
@@ -190,6 +199,7 @@ def train(
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Of a FILE: give each class the same weight, however few its labels.")
     ] = False,
+    by_parts: ByParts = None,
     image_size: Annotated[
         int | None,
         typer.Option(min=5, max=1024, help="Of a FOLDER: height and width that images get. [default: 32]"),
@@ -292,6 +302,7 @@ def _train(making: "Making") -> dict[str, Any]:
         "--drop": asked.drop or None,
         "--balanced": asked.balanced or None,
         "--settings": asked.settings,
+        "--by-parts/--whole": asked.by_parts,
     }
     given: dict[str, Any] = {
         "validation_fraction": asked.validation_fraction,
@@ -338,6 +349,7 @@ def _train(making: "Making") -> dict[str, Any]:
             asked.task,
             asked.drop,
             asked.seed,
+            asked.by_parts,
         )
         given = {name: value for name, value in given.items() if value not in (0.0, "auto")}  # else as in the settings
         given |= {"random_state": asked.seed}
@@ -363,6 +375,7 @@ def predict(
     file: FileOrFolder,
     out: Annotated[Path, typer.Option(help="File to write: .csv, .tsv or .parquet.")] = Path("predictions.csv"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is in --out.")] = False,
+    by_parts: ByParts = None,
     debug: Debug = False,
 ) -> None:
     """Write the class, and the probability of each class, of every row of a file, in the file's order.
@@ -374,32 +387,47 @@ def predict(
 
     check_writable(out, overwrite=overwrite)
     loaded = load_run(run)
-    named: dict[str, Any] = {}
+    written = 0
+
+    def answers(x: Any) -> dict[str, Any]:
+        nonlocal written
+        written += len(x)
+        if not hasattr(loaded.model, "classes_"):
+            return prediction_table(None, loaded.model.predict(x))
+        probabilities, classes = loaded.model.predict_proba(x), loaded.model.classes_
+        return prediction_table(classes, classes[probabilities.argmax(axis=1)], probabilities)
+
     if file.is_dir():
+        if by_parts is not None:
+            raise typer.BadParameter(f"is for a file, and {file} is a folder.", param_hint="--by-parts/--whole")
         images = _images_for(run, loaded, file)
-        x = images.x
-        named = {"file": images.names(file)}
+        tables = ({"file": images.names(file, part)} | answers(images.x[part]) for part in images.parts())
     else:
-        x = _rows_for(loaded, file)
-    if hasattr(loaded.model, "classes_"):
-        probabilities = loaded.model.predict_proba(x)
-        classes = loaded.model.classes_
-        table = prediction_table(classes, classes[probabilities.argmax(axis=1)], probabilities)
-    else:
-        table = prediction_table(None, loaded.model.predict(x))
-    write_predictions(out, named | table, overwrite=overwrite)
-    typer.echo(f"{len(x):,} predictions written to {out}")
+        tables = (answers(x) for x in _rows_for(loaded, file, by_parts))
+    write_predictions(out, tables, overwrite=overwrite)
+    typer.echo(f"{written:,} predictions written to {out}")
 
 
-def _rows_for(loaded: "Run", file: Path) -> Any:
-    """Rows of a file as a run's model takes them."""
-    from laddernet.data.files import read_rows
-    from laddernet.tables import label_in
+def _rows_for(loaded: "Run", file: Path, by_parts: bool | None) -> Iterator[Any]:
+    """Rows of a file as a run's model takes them: by parts, or all of them."""
+    from laddernet.data.files import read_parts, read_rows
+    from laddernet.errors import DataError
+    from laddernet.tables import is_large, label_in
 
-    label = label_in(file, loaded.training.get("label"))
-    text = [] if loaded.preparation is None else loaded.preparation.text_columns
-    rows = read_rows(file, label_column=label, labels_required=False, text_columns=text)
-    return rows.x if loaded.preparation is None else loaded.preparation.apply(rows.x)
+    label, preparation = label_in(file, loaded.training.get("label")), loaded.preparation
+    text = [] if preparation is None else preparation.text_columns
+
+    def prepared(x: Any, first: int = 0) -> Any:
+        try:
+            return x if preparation is None else preparation.apply(x, first=first)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
+
+    if not is_large(file, by_parts):
+        yield prepared(read_rows(file, label_column=label, labels_required=False, text_columns=text).x)
+        return
+    for part in read_parts(file, label_column=label, labels_required=False, text_columns=text):
+        yield prepared(part.x, part.start)
 
 
 def _images_for(run: Path, loaded: "Run", folder: Path, *, labeled: bool = False) -> "Images":
@@ -471,7 +499,7 @@ def tune(
     from laddernet.tuning import tune as search
 
     check_settings_file(out)
-    options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed)
+    options = _file_options(label_column, labels_file, labels, test, test_fraction, task, drop, seed, False)
     prepared = prepare(file, options)
     describe_rows(file, prepared, seed)
     with trial_progress(trials) as watch:
@@ -485,7 +513,7 @@ def tune(
             on_trial=watch,
         )
     write_settings(out, tuned.settings)
-    one = 100 / int(prepared.labeled.sum())
+    one = 100 / len(prepared.known.numbers)
     classes = prepared.task == "classification"
     unit = f"% of held-out labels wrong (one label: {one:.3g})" if classes else "of the labels' deviation"
     typer.echo(f"best of {tuned.trials} trials: {tuned.error:.4g} {unit}; with the defaults {tuned.default_error:.4g}")
@@ -554,6 +582,7 @@ def _file_options(
     task: Literal["classification", "regression"] | None,
     drop: Sequence[str] | None,
     seed: int,
+    by_parts: bool | None,
 ) -> "FileOptions":
     from laddernet.tables import FileOptions
 
@@ -566,6 +595,7 @@ def _file_options(
         task=task,
         drop=tuple(drop or ()),
         seed=seed,
+        by_parts=by_parts,
     )
 
 

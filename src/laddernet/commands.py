@@ -100,9 +100,9 @@ def train_on_file(options: FileOptions, given: dict[str, Any], making: Making) -
 
     with making.begun(Path("runs") / f"{path.name.split('.')[0]}-seed-{options.seed}") as (folder, checkpoint):
         chosen = read_settings(making.options.settings) if making.options.settings is not None else {}
-        prepared = prepare(path, options)
+        prepared = prepare(path, options, folder=checkpoint.path.parent if making.processes.is_first else None)
         chosen = settings_for(prepared, chosen | given)
-        known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
+        known, tested = len(prepared.known.numbers), len(prepared.y_test)
         describe_rows(path, prepared, options.seed)
         if options.task is None and prepared.task == "regression" and looks_like_classes(prepared):
             say("the labels are taken for amounts; if they are classes, say --task classification.")
@@ -155,10 +155,11 @@ def train_on_images(options: ImageOptions, given: dict[str, Any], making: Making
         return model, score(model, prepared.x_test, prepared.y_test) if tested else {}, seconds
 
     with making.begun(Path("runs") / f"{name}-seed-{options.seed}") as (run, checkpoint):
-        prepared = prepare_images(folder, options, image_progress)
-        known, tested = int(prepared.labeled.sum()), len(prepared.y_test)
-        channels, size, _ = prepared.x_train.shape[1:]
-        counts = Counter(prepared.y_train[prepared.labeled].tolist())
+        read = partial(prepare_images, folder, options, image_progress)
+        prepared = making.processes.after_first(read)  # the others find what it has resized
+        known, tested = len(prepared.y_train.numbers), len(prepared.y_test)
+        channels, size, _ = prepared.x_train.row_shape
+        counts = Counter(prepared.y_train.values.tolist())
         typer.echo(
             f"{name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled images to train "
             f"on, {tested:,} to test on; {_kinds(counts)}; {'grey' if channels == 1 else 'colour'}, {size} by {size}; "
@@ -205,17 +206,20 @@ def _comparing(run: Path) -> Iterator[None]:
 
 def describe_rows(path: Path, prepared: Prepared, seed: int) -> None:
     """Say what a table's rows are."""
-    known = int(prepared.labeled.sum())
-    if prepared.task == "classification":
-        what = _kinds(Counter(prepared.y_train[prepared.labeled].tolist()))
-    else:
-        what = "a regression"
+    known = len(prepared.known.numbers)
+    classes = prepared.task == "classification"
+    what = _kinds(Counter(prepared.known.values.tolist())) if classes else "a regression"
     columns, features = len(prepared.preparation.columns), prepared.x_train.shape[1]
     typer.echo(
         f"{path.name}: {known:,} labelled and {len(prepared.y_train) - known:,} unlabelled rows to train on, "
         f"{len(prepared.y_test):,} to test on; {what}; {columns} column{'s make' if columns > 1 else ' makes'} "
         f"{features} feature{'s' if features > 1 else ''}; seed {seed}"
     )
+    if prepared.fitted is not None:
+        typer.echo(
+            f"{path.name} is read by parts: what its columns hold was told from {prepared.fitted:,} rows, among them "
+            "rows at random, labelled ones, and gaps, text and the largest numbers of each column"
+        )
 
 
 def _kinds(counts: Counter[Any]) -> str:

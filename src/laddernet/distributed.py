@@ -149,6 +149,12 @@ class Processes:
             raise outcome[1]
         return cast(T, outcome[0])
 
+    def after_first(self, make: Callable[[], T]) -> T:
+        """Return what a function gives in each process, in the first one before the others; all must call it."""
+        made: list[T] = []
+        self.from_first(lambda: made.append(make()))
+        return made[0] if made else make()
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return what computes a network's answer, and leaves gradients averaged over all processes behind it."""
         if self.size == 1:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -35,15 +36,16 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from laddernet.arguments import check_choice, check_flag, check_kind, check_number, check_sizes, check_whole
-from laddernet.data.labels import Task, class_numbers, hold_out, labeled_rows
+from laddernet.data.labels import SparseLabels, Task, choose_held_out, class_numbers
 from laddernet.distributed import ALONE, Processes
 from laddernet.errors import memory_watched
 from laddernet.ladder import VARIANTS, Ladder, Variant, default_weights
 from laddernet.loop import Callback, EpochRecord
 from laddernet.networks import mlp
 from laddernet.resume import Checkpoint
+from laddernet.rows import RowsFile, ScaledRows, StoredRows, among_others, stored
 from laddernet.rungs import count_rungs
-from laddernet.scaling import INPUT_SCALINGS, InputScaling, Scaling, Whitening, fit_scaling
+from laddernet.scaling import CHUNK, INPUT_SCALINGS, InputScaling, Scaling, Whitening, fit_scaling
 from laddernet.together import Labeled, train_together
 from laddernet.training import (
     Precision,
@@ -64,6 +66,8 @@ PATIENCE = 10
 MEMORY_ROWS = 2000
 """Labelled rows, at most, that `partial_fit` remembers, the newest first; also how many of the earlier rows the
 statistics for prediction stand for when a new part comes."""
+DEVICE_SHARE = 0.25
+"""Share of a GPU's free memory up to which rows that lie on disk are put there for the training."""
 LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statistics", "weight_normalization"})
 """What `ladder_options` may name."""
 TRAINING_OPTIONS = frozenset({"decay", "averaged_epochs"})
@@ -101,7 +105,7 @@ class _Start:
     """What a training starts from, see `train`: all rows that it sees, scaled, and the labelled ones among them."""
 
     ladder: Ladder
-    x: torch.Tensor
+    x: torch.Tensor | ScaledRows
     known: _Labeled
     config: TrainingConfig
     seed: int
@@ -207,17 +211,18 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Weight of each labelled row by its class; `targets` as `_encode_labels` gives them."""
         return np.ones(len(targets))
 
-    def _read_labels(self, y: Any, *, fewest: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return labels (anything where there is none) and which rows have one; checked."""
-        labels = column_or_1d(np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y), warn=True)
-        labeled = labeled_rows(labels, task=self._task)
-        if labeled.sum() < fewest:
+    def _read_labels(self, y: Any, *, fewest: int) -> SparseLabels:
+        """Return the labels that rows have; checked."""
+        if not isinstance(y, SparseLabels):
+            y = column_or_1d(np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y), warn=True)
+        labels = SparseLabels.of(y, task=self._task)
+        if (count := len(labels.numbers)) < fewest:
             mark = "-1, None or NaN" if self._task == "classification" else "NaN or None"
-            count = "no row has" if not labeled.any() else f"{labeled.sum()} rows have"
-            raise ValueError(f"{count} a label (in y, {mark} marks a row without one); {fewest} or more are needed.")
-        if labeled.any():
-            self._check_known(labels[labeled])
-        return labels, labeled
+            have = f"{count} rows have" if count else "no row has"
+            raise ValueError(f"{have} a label (in y, {mark} marks a row without one); {fewest} or more are needed.")
+        if count:
+            self._check_known(labels.values)
+        return labels
 
     # Fitting.
 
@@ -239,8 +244,10 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Parameters
         ----------
         X : array-like or sparse matrix of shape (rows, features)
-            All training rows, labelled or not. Finite numbers. A sparse matrix is made dense, once it is scaled.
-        y : array-like of shape (rows,)
+            All training rows, labelled or not. Finite numbers. A sparse matrix is made dense, once it is scaled. A
+            `numpy.memmap` stays on disk: batches are read and scaled when they are needed, with the same result as
+            from memory; see docs/large.md.
+        y : array-like of shape (rows,), or SparseLabels
             Labels; the class docstring says what marks a row without one.
         sample_weight : array-like of shape (rows,), optional
             Factor on each labelled row's supervised cost, taken relative to the mean over the labelled rows; not
@@ -319,42 +326,42 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows = self._check_rows(X, reset=previous is None, fewest=2)
         config = self._training_config(rows.shape[0])
         check_consistent_length(rows, y)
-        labels, labeled = self._read_labels(y, fewest=self._FEWEST_LABELS)
-        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        labels = self._read_labels(y, fewest=self._FEWEST_LABELS)
+        weight = _known_weights(sample_weight, rows, labels)
         seed, device = self._seed(), device_of(self.device)
-        kept, held_out = self._hold_out(labels, labeled, seed)
-        training = kept[labeled[kept]]
-        self._learn_labels(labels[training], again=previous is not None)
+        held_out = self._hold_out(labels, seed)
+        judged = np.isin(labels.numbers, held_out)
+        self._learn_labels(labels.values[~judged], again=previous is not None)
         if previous is None:
-            measured = rows[kept] if len(held_out) else rows
-            self.scaling_ = fit_scaling(measured, self.input_scaling, self.column_weights)
+            self.scaling_ = fit_scaling(_without(rows, held_out), self.input_scaling, self.column_weights)
         elif self.column_weights is not None and not (
             isinstance(self.scaling_, Scaling) and np.array_equal(self.column_weights, self.scaling_.weight)
         ):
             raise ValueError("warm_start goes on with the fitted scaling, and that has other column_weights.")
         elif (self.input_scaling == "whitened") != isinstance(self.scaling_, Whitening):
             raise ValueError("warm_start goes on with the fitted scaling, and that is not the input_scaling asked for.")
-        x = self._tensor(rows, device)
+        x = self._scaled(rows, device)
         ladder = self._build_ladder(seed, device)
         if previous is not None:
             _start_from(previous, ladder)
 
-        def part(which: NDArray[np.int64]) -> _Labeled:
-            return _Labeled(x[torch.from_numpy(which)], self._encode_labels(labels[which]), weight[which])
+        def part(which: NDArray[np.bool_]) -> _Labeled:
+            chosen = torch.from_numpy(labels.numbers[which])
+            return _Labeled(x[chosen], self._encode_labels(labels.values[which]), weight[which])
 
-        known = part(training)
-        judged, x_held_out = held_out[labeled[held_out]], x[torch.from_numpy(held_out)]
+        known, x_held_out = part(~judged), x[torch.from_numpy(held_out)]
+        truth, judged_numbers = labels.values[judged], torch.from_numpy(labels.numbers[judged])
 
         def validate(ladder: Ladder) -> Validation:
-            output = ladder.predict(x[torch.from_numpy(judged)]).cpu().numpy()
-            row_weight = weight[judged] * self._class_weights(self._encode_labels(labels[judged]))
-            row_weight = row_weight if row_weight.any() else np.ones(len(judged))
-            error = self._validation_error(output, labels[judged], row_weight)
+            output = ladder.predict(x[judged_numbers]).cpu().numpy()
+            row_weight = weight[judged] * self._class_weights(self._encode_labels(truth))
+            row_weight = row_weight if row_weight.any() else np.ones(len(truth))
+            error = self._validation_error(output, truth, row_weight)
             return Validation(error, _denoising_cost(ladder, known, x_held_out, seed) if self.early_stopping else None)
 
         return _Start(
             ladder=ladder,
-            x=x[torch.from_numpy(kept)] if len(held_out) else x,
+            x=_without(x, held_out),
             known=known,
             config=config,
             seed=seed,
@@ -371,7 +378,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _train(
         self,
         ladder: Ladder,
-        x: torch.Tensor,
+        x: torch.Tensor | ScaledRows,
         known: "_Labeled",
         config: TrainingConfig,
         *,
@@ -427,32 +434,33 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows = self._check_rows(X, reset=first, fewest=2 if first else 1)
         config = self._training_config(rows.shape[0])
         config = replace(config, epochs=1, decay_start=1.0, patience=None, averaged_epochs=0)
-        if y is None:
-            y = np.full(rows.shape[0], np.nan)
-        check_consistent_length(rows, y)
-        labels, labeled = self._read_labels(y, fewest=self._FEWEST_LABELS if first else 0)
-        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        none = SparseLabels(rows=rows.shape[0], numbers=np.empty(0, dtype=np.int64), values=np.empty(0))
+        given = none if y is None else y
+        check_consistent_length(rows, given)
+        labels = self._read_labels(given, fewest=self._FEWEST_LABELS if first else 0)
+        weight = _known_weights(sample_weight, rows, labels)
         seed = self._seed()
         if first:
             if classes is not None:
                 self._learn_labels(np.asarray(classes), again=False)
-            self._learn_labels(labels[labeled], again=classes is not None)
+            self._learn_labels(labels.values, again=classes is not None)
             self.scaling_ = fit_scaling(rows, self.input_scaling, self.column_weights)
             self.ladder_ = self._build_ladder(seed, device_of(self.device))
             self._n_features_out = math.prod(self.ladder_.shapes[-2])
             self.precision_ = resolve_precision(self.precision, self.ladder_)
-        elif labeled.any():
-            self._learn_labels(labels[labeled], again=True)
+        elif len(labels.numbers):
+            self._learn_labels(labels.values, again=True)
         ladder, past = self.ladder_, getattr(self, "_past", _Past())
-        x = self._tensor(rows, ladder.steps.device)
-        known = _Labeled(x[torch.from_numpy(labeled)], self._encode_labels(labels[labeled]), weight[labeled])
+        x = self._scaled(rows, ladder.steps.device)
+        known = _Labeled(x[torch.from_numpy(labels.numbers)], self._encode_labels(labels.values), weight)
         known = known.and_before(past.labeled).first(MEMORY_ROWS)
         if len(known.y) < 2:
             raise ValueError(
                 "fewer than two labelled rows are known (a model that was read from a run folder remembers none): "
                 "give some labelled rows with the new ones."
             )
-        stream = torch.cat([x, known.x[: max(config.batch_size - len(x), 0)]])
+        lacking = config.batch_size - len(x)
+        stream = torch.cat([x[:], known.x[:lacking]]) if lacking > 0 else x
         optimizer = past.optimizer or make_optimizer(ladder, config)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] = config.learning_rate
@@ -487,15 +495,28 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise
 
     def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
-        """Return rows as a matrix of floats, or as a CSR matrix; remember their shape, or check it."""
-        X, shape = _flat_rows(X)
-        given_flat = self.module is None or self.input_shape is not None
-        if not reset and len(shape) > 1 and not given_flat and shape != self.input_shape_:
-            raise ValueError(f"X has rows of shape {shape}, but in training they had {self.input_shape_}.")
+        """Return rows as a matrix of floats, a CSR matrix, or those on disk; remember their shape, or check it."""
+        on_disk = stored(X)
+        X, shape = _flat_rows(X) if on_disk is None else (X, on_disk.row_shape)
+        if not reset:
+            self._check_shape(shape)
+        if on_disk is None:
+            rows = self._check_values(X, reset=reset, fewest=fewest)
+        else:
+            rows = on_disk
+            for part in rows.blocks():
+                first = part.start == 0
+                self._check_values(rows[part], reset=reset and first, fewest=fewest if first else 1)
+        if reset:
+            self.input_shape_ = self._row_shape(shape or rows.shape[1:])
+        return rows
+
+    def _check_values(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
+        """Return flat rows as a matrix of floats or a CSR matrix; all finite, with the columns that there should be."""
         if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
             raise ValueError("X holds dates or durations: give numbers, such as days since the first of them.")
         try:
-            rows = validate_data(
+            return validate_data(
                 self, X, dtype=_input_types(X), accept_sparse="csr", reset=reset, ensure_min_samples=fewest
             )
         except ValueError as error:
@@ -505,9 +526,12 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                     "skrub.TableVectorizer does; `laddernet train FILE` does it for you."
                 ) from error
             raise
-        if reset:
-            self.input_shape_ = self._row_shape(shape or rows.shape[1:])
-        return rows
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        """Check that rows with more than one dimension have those of training, where it counts."""
+        given_flat = self.module is None or self.input_shape is not None
+        if len(shape) > 1 and not given_flat and shape != self.input_shape_:
+            raise ValueError(f"X has rows of shape {shape}, but in training they had {self.input_shape_}.")
 
     def _seed(self) -> int:
         try:
@@ -539,7 +563,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             widths = "'auto' or a sequence of widths, such as (250, 250)"
             check_sizes("hidden_layer_sizes", self.hidden_layer_sizes, widths)
         if not isinstance(self.max_epochs, str) or self.max_epochs != "auto":
-            check_whole("max_epochs", self.max_epochs, 1)
+            check_whole("max_epochs", self.max_epochs, 1, "'auto' or a whole number")
         check_whole("batch_size", self.batch_size, 1)
         check_number("validation_fraction", self.validation_fraction, "in [0, 1)", 0, np.nextafter(1, 0))
         for name in ("repeat_labels", "early_stopping", "warm_start", "verbose"):
@@ -549,22 +573,21 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         for name in ("ladder_options", "training_options"):
             check_kind(name, getattr(self, name), (Mapping, type(None)), "a mapping of names to values, or None")
 
-    def _hold_out(
-        self, labels: NDArray[Any], labeled: NDArray[np.bool_], seed: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Split rows into those to train on and those to validate on.
+    def _hold_out(self, labels: SparseLabels, seed: int) -> NDArray[np.int64]:
+        """Choose the rows to validate on; return their sorted numbers.
 
         Of labelled rows `validation_fraction` is held out; for early stopping the same share of the others, up to
         2000, as well.
         """
         if self.validation_fraction == 0:
-            return np.arange(len(labels)), np.arange(0)
-        kept, held_out = hold_out(labels, self.validation_fraction, task=self._task, seed=seed)
+            return np.arange(0)
+        held_out = choose_held_out(labels, self.validation_fraction, task=self._task, seed=seed)
         if not self.early_stopping:
-            return kept, held_out
-        others = np.random.default_rng(seed).permutation(np.flatnonzero(~labeled))
-        others = others[: min(int(self.validation_fraction * len(others)), _PREDICTION_ROWS)]
-        return np.setdiff1d(kept, others), np.sort(np.concatenate([held_out, others]))
+            return held_out
+        others = labels.rows - len(labels.numbers)
+        count = min(int(self.validation_fraction * others), _PREDICTION_ROWS)
+        chosen = np.random.default_rng(seed).choice(others, count, replace=False, shuffle=False)
+        return np.sort(np.concatenate([held_out, among_others(chosen, labels.numbers)]))
 
     def _widths(self, features: int) -> Sequence[int]:
         """Widths of the hidden layers, whatever "auto" stands for."""
@@ -597,7 +620,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _check_same_rows(self, X: Any) -> None:
         """Check that a fitted network can be gone on with, as far as the shape of its rows tells."""
-        _, shape = _flat_rows(X)
+        on_disk = stored(X)
+        shape = _flat_rows(X)[1] if on_disk is None else on_disk.row_shape
         if shape and self._row_shape(shape) != self.input_shape_:
             raise ValueError(
                 f"warm_start goes on with the fitted network, whose rows have the shape {self.input_shape_}, but the "
@@ -608,6 +632,26 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return rows scaled, in the shape that the network takes."""
         scaled = torch.from_numpy(self.scaling_.apply(rows, dtype or self._dtype))
         return scaled.view(-1, *self.input_shape_).to(device)
+
+    def _scaled(self, rows: Any, device: torch.device) -> torch.Tensor | ScaledRows:
+        """Return rows scaled, in the shape that the network takes.
+
+        What lies on disk stays there, unless a GPU has room for it.
+        """
+        if not isinstance(rows, StoredRows):
+            return self._tensor(rows, device)
+        dtype, shape, kind = self._dtype, self.input_shape_, torch.from_numpy(np.empty(0, self._dtype)).dtype
+        if device.type == "cuda" and math.prod(rows.shape) * kind.itemsize <= DEVICE_SHARE * _free_memory(device):
+            x = torch.empty(len(rows), *shape, dtype=kind, device=device)
+            for part in gen_batches(len(rows), CHUNK):
+                x[part] = self._tensor(rows[part], device)
+            return x
+        if isinstance(self.scaling_, Scaling):
+            return ScaledRows(rows, partial(self.scaling_.apply, dtype=dtype), shape, kind, device)
+        with RowsFile(rows.shape[1], dtype) as file:  # a matrix product for each row is made once
+            for part in gen_batches(len(rows), CHUNK):
+                file.append(self.scaling_.apply(rows[part], dtype))
+            return ScaledRows(StoredRows(file.mapped()), lambda x: x, shape, kind, device)
 
     def _encoder(self, generator: torch.Generator, seed: int) -> nn.Module:
         shape = self.input_shape_
@@ -673,7 +717,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If the variant has no decoder down to the input ("gamma", "baseline").
         """
         rows = self.scaling_.invert(self._compute(X, lambda ladder, x: ladder.denoise(x).flatten(1)))
-        return rows.reshape(len(rows), *np.shape(X)[1:])
+        on_disk = stored(X)
+        return rows.reshape(len(rows), *(np.shape(X)[1:] if on_disk is None else on_disk.row_shape))
 
     def _compute(self, X: ArrayLike, answer: Callable[[Ladder, torch.Tensor], torch.Tensor]) -> NDArray[Any]:
         """Apply a ladder's method to rows; on the CPU in float64 where X is float64.
@@ -681,14 +726,19 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         In float32 a row's answer differs in the last digits with the number of rows it is computed with.
         """
         check_is_fitted(self)
-        rows = self._check_rows(X, reset=False)
+        on_disk = stored(X)
+        if on_disk is not None:
+            self._check_shape(on_disk.row_shape)
+        rows = self._check_rows(X, reset=False) if on_disk is None else on_disk
         ladder, dtype = self.ladder_, self._dtype
         device = ladder.steps.device
-        if rows.dtype == np.float64 and dtype == np.float32 and device.type == "cpu":
+        if _float_type(rows) == np.float64 and dtype == np.float32 and device.type == "cpu":
             ladder, dtype = copy.deepcopy(ladder).double(), np.float64
-        batches = gen_batches(rows.shape[0], _PREDICTION_ROWS)
-        with torch.no_grad():
-            parts = [answer(ladder, self._tensor(rows[batch], device, dtype)).cpu().numpy() for batch in batches]
+        parts = []
+        for batch in gen_batches(rows.shape[0], _PREDICTION_ROWS):
+            part = rows[batch] if on_disk is None else self._check_values(rows[batch], reset=False)
+            with torch.no_grad():
+                parts.append(answer(ladder, self._tensor(part, device, dtype)).cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -719,6 +769,35 @@ def _input_types(X: Any) -> list[type[np.floating[Any]]]:
     """Floats stay as they are; whole numbers that float32 holds exactly become float32, all others float64."""
     small = getattr(X, "dtype", None) in (np.bool_, np.uint8, np.int8, np.uint16, np.int16)
     return [np.float32, np.float64] if small else [np.float64, np.float32]
+
+
+def _float_type(rows: Any) -> Any:
+    """What the type of rows becomes when they are checked."""
+    return rows.dtype if rows.dtype in (np.float32, np.float64) else _input_types(rows)[0]
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that no process has taken."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _without(rows: Any, left_out: NDArray[np.int64]) -> Any:
+    """Rows but for some, given by their sorted numbers: a copy of what is in memory."""
+    if not len(left_out):
+        return rows
+    if isinstance(rows, (StoredRows, ScaledRows)):
+        return rows.without(left_out)
+    kept = np.delete(np.arange(rows.shape[0]), left_out)
+    return rows[torch.from_numpy(kept) if isinstance(rows, torch.Tensor) else kept]
+
+
+def _known_weights(sample_weight: Any, rows: Any, labels: SparseLabels) -> NDArray[np.float64]:
+    """The caller's weights of the labelled rows, 1 where none are given."""
+    if sample_weight is None:
+        return np.ones(len(labels.numbers))
+    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    of_known: NDArray[np.float64] = weight[labels.numbers]
+    return of_known
 
 
 def _text_columns(X: Any) -> list[str]:
@@ -1036,9 +1115,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Share of right answers among the rows of `X` that have a label in `y`."""
         check_consistent_length(X, y, sample_weight)
-        labels, labeled = self._read_labels(y, fewest=1)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
-        truth, answers = labels[labeled].tolist(), self.predict(X)[labeled].tolist()
+        labels = self._read_labels(y, fewest=1)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labels.numbers]
+        truth, answers = labels.values.tolist(), self.predict(X)[labels.numbers].tolist()
         return float(accuracy_score(truth, answers, sample_weight=weight))
 
 
@@ -1113,9 +1192,10 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Coefficient of determination over the rows of `X` that have a label in `y`."""
         check_consistent_length(X, y, sample_weight)
-        labels, labeled = self._read_labels(y, fewest=2)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
-        return float(r2_score(self._numbers(labels[labeled]), self.predict(X)[labeled], sample_weight=weight))
+        labels = self._read_labels(y, fewest=2)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labels.numbers]
+        answers = self.predict(X)[labels.numbers]
+        return float(r2_score(self._numbers(labels.values), answers, sample_weight=weight))
 
 
 def fit_together(

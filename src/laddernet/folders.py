@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from laddernet import networks
 from laddernet.data.images import Images, read_images
-from laddernet.data.labels import hide_labels, hold_out
+from laddernet.data.labels import SparseLabels, choose_held_out
 from laddernet.errors import DataError
+from laddernet.rows import StoredRows
 
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows the reading of a folder: called with its name, it gives what `read_images` is to tell."""
@@ -51,16 +52,17 @@ class PreparedImages:
 
     Attributes
     ----------
-    x_train, x_test : uint8 array of shape (images, channels, size, size)
-    y_train, y_test : object array of shape (images,)
-        Names of classes; None where there is none.
-    labeled : bool array of shape (images,)
-        Which of the training images have a label.
+    x_train : StoredRows
+        Images of `channels`, of `size` by `size`.
+    y_train : SparseLabels
+        Names of classes.
+    x_test : uint8 array of shape (images, channels, size, size)
+    y_test : object array of shape (images,)
+        Names of classes.
     """
 
-    x_train: NDArray[np.uint8]
-    y_train: NDArray[np.object_]
-    labeled: NDArray[np.bool_]
+    x_train: StoredRows
+    y_train: SparseLabels
     x_test: NDArray[np.uint8]
     y_test: NDArray[np.object_]
 
@@ -80,22 +82,19 @@ def prepare_images(folder: Path, options: ImageOptions, watch: Watch) -> Prepare
         raise DataError(f"images of {options.size} by {options.size} are too small for {options.network}.") from error
     with watch(folder.name) as on_image:
         images = read_images(folder, size=options.size, on_image=on_image)
+    x, y, held_out = StoredRows(images.x), SparseLabels.of(images.labels), np.arange(0)
     if options.test is not None:
-        x, y = images.x, images.labels
         test = _read_test(options.test, images, options.size, watch)
-        x_test, y_test = test.x, test.labels
-        known = np.array([label is not None for label in y_test])
-        x_test, y_test = x_test[known], y_test[known]
-    elif options.test_fraction > 0:
-        kept, held_out = hold_out(images.labels, options.test_fraction, seed=options.seed)
-        held_out = held_out[[images.labels[i] is not None for i in held_out]]
-        x, y, x_test, y_test = images.x[kept], images.labels[kept], images.x[held_out], images.labels[held_out]
+        known = SparseLabels.of(test.labels)
+        x_test, y_test = test.x[known.numbers], known.values
     else:
-        x, y, x_test, y_test = images.x, images.labels, images.x[:0], images.labels[:0]
+        if options.test_fraction > 0:
+            held_out = choose_held_out(y, options.test_fraction, task="classification", seed=options.seed)
+        x_test, y_test = images.x[held_out], images.labels[held_out]
+    y = y.without(held_out)
     if options.labels is not None:
-        y = hide_labels(y, options.labels, seed=options.seed)
-    labeled = np.array([label is not None for label in y])
-    return PreparedImages(x_train=x, y_train=y, labeled=labeled, x_test=x_test, y_test=y_test)
+        y = y.keep(options.labels, seed=options.seed)
+    return PreparedImages(x_train=x.without(held_out), y_train=y, x_test=x_test, y_test=y_test)
 
 
 def _read_test(folder: Path, images: Images, size: int, watch: Watch) -> Images:

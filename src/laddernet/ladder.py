@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,18 @@ from laddernet.normalization import (
 )
 from laddernet.rungs import Normalization, Rung, is_torchs_own, place, plain
 
+if TYPE_CHECKING:
+    from laddernet.rows import ScaledRows
+
 RUNNING_WEIGHT = 0.01
 """Weight of the newest batch in the running statistics, once 100 batches have been seen."""
 DECODER_ROWS = 10_000
 """Rows that `Ladder.calibrate` measures the decoder's statistics on, at most."""
 SALTS = 2
 """Times the layer, what its noise adds to the seed of a step; the input has one for each stream."""
-AT_ONCE = 2**25
-"""Rows times units of the widest layer up to which `Ladder.calibrate` takes all rows through the network at once."""
+AT_ONCE = 2**24
+"""Rows times values of the widest layer, the input among them, up to which `Ladder.calibrate` takes all rows through
+the network at once."""
 
 Variant = Literal["full", "gamma", "bottom", "baseline"]
 VARIANTS: tuple[Variant, ...] = ("full", "gamma", "bottom", "baseline")
@@ -741,7 +745,7 @@ class Ladder(nn.Module):
         raise AssertionError("the decoder has no such layer.")
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, *, batch_size: int = 2000, rows_before: int = 0) -> None:
+    def calibrate(self, x: "Tensor | ScaledRows", *, batch_size: int = 2000, rows_before: int = 0) -> None:
         """Set the statistics for prediction to those of `x` exactly.
 
         A layer's need those of the layers below: few rows go through all layers together, many in one pass for each.
@@ -753,8 +757,8 @@ class Ladder(nn.Module):
 
         Parameters
         ----------
-        x : Tensor of shape (rows, *input_shape)
-            All rows of the training data; on the ladder's device or not.
+        x : Tensor of shape (rows, *input_shape), or ScaledRows
+            All rows of the training data; on the ladder's device or not, or on disk.
         batch_size : int
             Rows taken at a time where they are too many to go together (`AT_ONCE`), which bounds the memory and
             changes the result only by rounding.
@@ -768,16 +772,17 @@ class Ladder(nn.Module):
             If there are fewer than two rows, and none before.
         """
         self._check_rows("x", x, at_least=1 if rows_before else 2)
-        sample = x[:: -(-len(x) // DECODER_ROWS)]
-        if len(x) * max(math.prod(norm.shape) for norm in self._normalizations) <= AT_ONCE:
-            self._measure_at_once(x, sample, rows_before)
+        every = -(-len(x) // DECODER_ROWS)
+        shapes = [self.input_shape, *(norm.shape for norm in self._normalizations)]
+        if len(x) * max(map(math.prod, shapes)) <= AT_ONCE:
+            self._measure_at_once(x[:], x[::every], rows_before)
             return
         pool = partial(self._measure, rows_before=rows_before, batch_size=batch_size)
         for norm in self._normalizations:
             pool(norm.statistics, x, partial(self._run_until, last=norm, value=lambda _, z_pre: z_pre))
         for _, decoder in self._decoder_layers():
             if decoder.needs_above:
-                pool(decoder.statistics, sample, partial(self._come_down_to, decoder))
+                pool(decoder.statistics, x, partial(self._come_down_to, decoder), every=every)
 
     def _measure_at_once(self, x: Tensor, sample: Tensor, rows_before: int) -> None:
         device = self._like.device
@@ -800,15 +805,16 @@ class Ladder(nn.Module):
     def _measure(
         self,
         statistics: Statistics,
-        x: Tensor,
+        x: "Tensor | ScaledRows",
         values: Callable[[Tensor], Tensor],
         *,
         rows_before: int,
         batch_size: int,
+        every: int = 1,
     ) -> None:
-        for start in range(0, len(x), batch_size):
-            rows = x[start : start + batch_size].to(statistics.mean.device)
-            statistics.pool(values(rows), rows_before + start)
+        for start in range(0, len(x), batch_size * every):
+            rows = x[start : start + batch_size * every : every].to(statistics.mean.device)
+            statistics.pool(values(rows), rows_before + start // every)
 
     @property
     def encoder(self) -> nn.Module:
@@ -845,7 +851,7 @@ class Ladder(nn.Module):
         layers = [(int(layer), cast(DecoderLayer, module)) for layer, module in self.decoder.items()]
         return layers[::-1]
 
-    def _check_rows(self, name: str, x: Tensor, *, at_least: int = 2) -> None:
+    def _check_rows(self, name: str, x: "Tensor | ScaledRows", *, at_least: int = 2) -> None:
         if tuple(x.shape[1:]) != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
             raise ValueError(f"{name} must have shape (rows, {wanted}), got {tuple(x.shape)}.")

@@ -176,14 +176,16 @@ class Preparation:
         kinds = {} if self.vectorizer is None else self.vectorizer.column_to_kind_
         return [name for name, kind in kinds.items() if kind not in _AMOUNTS]
 
-    def apply(self, frame: "pd.DataFrame | NDArray[Any]") -> NDArray[np.float32]:
-        """Turn rows of a table into numbers.
+    def apply(self, frame: "pd.DataFrame | NDArray[Any]", *, first: int = 0) -> NDArray[np.float32]:
+        """Turn rows of a table into numbers, each row for itself.
 
         Columns are found by their names, in any order; those that training did not have are left out with a warning.
 
         Parameters
         ----------
         frame : DataFrame or array of shape (rows, columns)
+        first : int
+            Number of the first row, from 0, by which errors count.
 
         Returns
         -------
@@ -195,7 +197,12 @@ class Preparation:
             If a column is missing, or holds what cannot be read as in training, or an infinite number; the message
             names it.
         """
-        frame = _as_table(frame)
+        if isinstance(frame, np.ndarray) and self._takes(frame):
+            amounts = frame[:, list(map(int, self.numeric))].astype(np.float64)
+            for name, column in zip(self.numeric, amounts.T, strict=True):
+                check_finite(name, column, first)
+            return self._filled(amounts)
+        frame = _as_table(frame, first)
         found = set(frame.columns)
         if missing := [name for name in self.columns if name not in found]:
             extra = [name for name in frame.columns if name not in set(self.columns)]
@@ -206,12 +213,20 @@ class Preparation:
             warnings.warn(f"columns that training did not have are left out: {_quote(extra)}.", stacklevel=2)
         vectorized = self._vectorize(frame)
         amounts = _amounts(self.numeric, self.vectorizer, frame, vectorized)
-        gone: NDArray[np.bool_] = np.isnan(amounts)
         categories = vectorized[_outputs(self.vectorizer, "low_cardinality")].to_numpy(dtype=np.float32)
         texts = [_encode_text(encoder, _texts(vectorized[name])) for name, encoder in self.encoders.items()]
-        amounts = np.where(gone, self.medians, amounts) - self.offsets
-        parts = [amounts.astype(np.float32), gone[:, self.gaps], categories, *texts]
-        return np.concatenate(parts, axis=1, dtype=np.float32)
+        return np.concatenate([self._filled(amounts), categories, *texts], axis=1, dtype=np.float32)
+
+    def _takes(self, array: NDArray[Any]) -> bool:
+        """Whether it is an array of numbers with the columns, without names, of one that this was fitted to."""
+        names = list(map(str, range(array.shape[1] if array.ndim == 2 else 0)))
+        return array.dtype.kind in "biuf" and self.vectorizer is None and set(names) == {*self.columns, *self.dropped}
+
+    def _filled(self, amounts: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Numbers and dates with the medians in their gaps, and where the gaps are."""
+        gone: NDArray[np.bool_] = np.isnan(amounts)
+        filled = np.where(gone, self.medians, amounts) - self.offsets
+        return np.concatenate([filled.astype(np.float32), gone[:, self.gaps]], axis=1, dtype=np.float32)
 
     def save(self, path: str | Path) -> None:
         """Write it to a file of skops' format."""
@@ -268,7 +283,7 @@ class Preparation:
 _FIELDS = [field.name for field in fields(Preparation)]
 
 
-def _as_table(frame: "pd.DataFrame | NDArray[Any]") -> "pd.DataFrame":
+def _as_table(frame: "pd.DataFrame | NDArray[Any]", first: int = 0) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.DataFrame(frame).reset_index(drop=True).infer_objects()
@@ -279,6 +294,7 @@ def _as_table(frame: "pd.DataFrame | NDArray[Any]") -> "pd.DataFrame":
         raise DataError(f"the table has more than one column named {_quote(doubled)}. Give each its own name.")
     if table.empty:
         raise DataError(f"the table has {len(table)} rows and {table.shape[1]} columns, so no data.")
+    table.index = pd.RangeIndex(first, first + len(table))
     return table
 
 
@@ -341,7 +357,8 @@ def _amounts(
     for index, name in enumerate(numeric):
         values[:, index] = _read_numbers(frame[name])
     for index, name in enumerate(outputs, start=len(numeric)):
-        values[:, index] = _check_finite(vectorizer.output_to_input_[name], vectorized[name].to_numpy(np.float64))
+        dates = vectorized[name].to_numpy(np.float64)
+        values[:, index] = check_finite(vectorizer.output_to_input_[name], dates, frame.index[0])
     return values
 
 
@@ -363,7 +380,7 @@ def _read_numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
         blank = column.astype(str).str.strip() == ""
         _check_all_read(column, numbers.isna() & column.notna() & ~blank, "numbers")
-    return _check_finite(str(column.name), numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    return check_finite(str(column.name), numbers.to_numpy(dtype=np.float64, na_value=np.nan), column.index[0])
 
 
 def _warn_of_numbers(column: "pd.Series[Any]") -> None:
@@ -439,17 +456,24 @@ def _check_all_read(column: "pd.Series[Any]", lost: "pd.Series[bool]", what: str
     if lost.any():
         row = int(lost.to_numpy().argmax())
         raise DataError(
-            f"column {column.name!r} held {what} in training, but row {row + 1} holds {column.iloc[row]!r}. Correct "
-            "it, or leave the cell empty."
+            f"column {column.name!r} held {what} in training, but row {column.index[row] + 1} holds "
+            f"{column.iloc[row]!r}. Correct it, or leave the cell empty."
         )
 
 
-def _check_finite(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def check_finite(name: str, values: NDArray[np.float64], first: int = 0) -> NDArray[np.float64]:
+    """Return a column's numbers, all of them finite in float32 or missing; `first` is the number of the first row.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
     infinite = np.abs(values) > np.finfo(np.float32).max
     if infinite.any():
         raise DataError(
-            f"column {name!r} is infinite, or beyond {np.finfo(np.float32).max:.1e}, in row {infinite.argmax() + 1}. "
-            "Correct it, or leave the cell empty."
+            f"column {name!r} is infinite, or beyond {np.finfo(np.float32).max:.1e}, in row "
+            f"{first + infinite.argmax() + 1}. Correct it, or leave the cell empty."
         )
     return values
 

@@ -1,5 +1,6 @@
 """Contrast normalisation and whitening of images, as scikit-learn's transformers."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -87,7 +88,8 @@ class ZCAWhitening(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # ty
         if not 0 < self.regularization < np.inf:
             raise ValueError(f"regularization must be positive and finite, got {self.regularization}.")
         rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        self.mean_, self.whitening_ = measure_whitening(rows, self.regularization)
+        parts = list(gen_batches(len(rows), _CHUNK))
+        self.mean_, self.whitening_ = measure_whitening(lambda: (rows[part] for part in parts), self.regularization)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -116,14 +118,26 @@ def normalize_contrast(rows: NDArray[Any], norm: float) -> NDArray[Any]:
     return result
 
 
-def measure_whitening(rows: NDArray[Any], regularization: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and whitening matrix; see `ZCAWhitening`. The covariance is summed in float64, part by part."""
-    mean = rows.mean(axis=0, dtype=np.float64)
-    covariance = np.zeros((rows.shape[1], rows.shape[1]))
-    for part in gen_batches(len(rows), _CHUNK):
-        centred = rows[part] - mean
+def measure_whitening(
+    parts: Callable[[], Iterable[NDArray[Any]]], regularization: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and whitening matrix; see `ZCAWhitening`.
+
+    Parameters
+    ----------
+    parts : callable
+        Gives all rows, some at a time, each time that it is called. Sums over them are made in float64.
+    regularization : float
+    """
+    count, total = 0, np.zeros(())
+    for rows in parts():
+        count, total = count + len(rows), total + rows.sum(axis=0, dtype=np.float64)
+    mean = total / count
+    covariance = np.zeros((len(mean), len(mean)))
+    for rows in parts():
+        centred = rows - mean
         covariance += centred.T @ centred
-    covariance /= len(rows)
+    covariance /= count
     covariance[np.diag_indices_from(covariance)] += regularization
     values, vectors = eigh(covariance, overwrite_a=True, check_finite=False)
     values = np.maximum(values, regularization)  # less is rounding

@@ -3,8 +3,65 @@
 from collections.abc import Iterator
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+MOST_SHUFFLED = 2**20
+"""Rows up to which a pass's order is kept as a list; the order of more is computed where it is needed."""
+
+
+class Shuffled:
+    """Numbers 0 to rows - 1 in a random order that takes no memory for each: a place's number is computed.
+
+    A Feistel network on the next even number of bits: rounds that add to one half of a number's bits a function of the
+    other half can be undone, so that no two places get the same number; what falls beyond the last is taken through it
+    again until it does not (Black and Rogaway 2002).
+
+    Parameters
+    ----------
+    rows : int
+        At most 2^60.
+    generator : torch.Generator
+        On the CPU; its keys are drawn from it.
+    """
+
+    ROUNDS = 8
+    AT_ONCE = 2**16
+    """Places that are computed at a time, as they are asked for one after the other."""
+
+    def __init__(self, rows: int, generator: torch.Generator) -> None:
+        self._rows = rows
+        self._half = max(((rows - 1).bit_length() + 1) // 2, 1)
+        self._keys = torch.randint(2**62, (self.ROUNDS,), generator=generator).tolist()
+        self._first, self._numbers = 0, torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, places: slice) -> Tensor:
+        start, stop, _ = places.indices(self._rows)
+        if not self._first <= start <= stop <= self._first + len(self._numbers):
+            self._first, self._numbers = start, self._compute(start, min(max(start + self.AT_ONCE, stop), self._rows))
+        return self._numbers[start - self._first : stop - self._first]
+
+    def _compute(self, start: int, stop: int) -> Tensor:
+        numbers = self._once(np.arange(start, stop, dtype=np.uint64))
+        while len(beyond := np.flatnonzero(numbers >= self._rows)):
+            numbers[beyond] = self._once(numbers[beyond])
+        return torch.from_numpy(numbers.astype(np.int64))
+
+    def _once(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        half, mask = np.uint64(self._half), np.uint64((1 << self._half) - 1)
+        left, right = numbers >> half, numbers & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mixed(right ^ np.uint64(key)) & mask)
+        return (left << half) | right
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers whose every bit depends on all bits of the values (the finalizer of MurmurHash3)."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(33))
 
 
 class Batches:
@@ -27,7 +84,7 @@ class Batches:
         self._last = max(rows - batch_size, 0)  # where a pass may still begin a batch
         self._next = self._last + 1
         self._before = generator.get_state()
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._order: Tensor | Shuffled = torch.empty(0, dtype=torch.int64)
 
     def __iter__(self) -> Self:
         """Return itself."""
@@ -43,7 +100,10 @@ class Batches:
 
     def _shuffle(self) -> None:
         self._before = self._generator.get_state()
-        self._order = torch.randperm(self._rows, generator=self._generator)
+        many = self._rows > MOST_SHUFFLED
+        self._order = (
+            Shuffled(self._rows, self._generator) if many else torch.randperm(self._rows, generator=self._generator)
+        )
         self._next = 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Input scaling: units chosen so that the paper's noise and denoising weights mean what they mean on MNIST."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,7 +32,9 @@ _MANY_COLUMNS = 32
 _TAIL = 0.05
 _REACH = 3.0
 _SAMPLE = 10_000
-_CHUNK = 4096
+_VALUES = 2**20  # that are computed with at a time
+CHUNK = 4096
+"""Rows that are scaled at a time."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Scaling:
         if unchanged and np.isinf(self.limit) and isinstance(X, np.ndarray) and X.dtype == dtype and X.flags.writeable:
             return X
         scaled = np.empty(X.shape, dtype=dtype)
-        for rows in gen_batches(X.shape[0], _CHUNK):
+        for rows in gen_batches(X.shape[0], min(CHUNK, _VALUES // X.shape[1] + 1)):
             z = (_dense(X[rows]) - self.center) / self.scale
             far = np.abs(z) > self.limit
             z[far] = np.sign(z[far]) * self.limit * (1 + np.log(np.abs(z[far]) / self.limit))
@@ -166,8 +168,12 @@ class Whitening:
     @classmethod
     def fit(cls, X: Any) -> "Whitening":
         """Measure training data, an array of shape (rows, features)."""
-        rows = _dense(X).astype(np.float32)
-        mean, whitening = measure_whitening(normalize_contrast(rows, CONTRAST_NORM), REGULARIZATION)
+
+        def parts() -> Iterator[NDArray[np.float32]]:
+            for rows in gen_batches(X.shape[0], CHUNK):
+                yield normalize_contrast(_dense(X[rows]).astype(np.float32), CONTRAST_NORM)
+
+        mean, whitening = measure_whitening(parts, REGULARIZATION)
         # With the covariance C and W = (C + r I)^(-1/2), the whitened one is W C W = I - r W^2.
         size = np.sqrt(1 - REGULARIZATION * np.mean(np.sum(whitening**2, axis=0)))
         return cls(mean, whitening, float(max(size, np.finfo(np.float32).tiny)))
@@ -181,7 +187,7 @@ class Whitening:
         """Normalise and whiten rows, in `dtype`."""
         whitened = np.empty(X.shape, dtype=dtype)
         mean, whitening = self.mean.astype(dtype), self.whitening.astype(dtype)
-        for rows in gen_batches(X.shape[0], _CHUNK):
+        for rows in gen_batches(X.shape[0], CHUNK):
             contrast = normalize_contrast(_dense(X[rows]), self.norm).astype(dtype)
             np.matmul(contrast - mean, whitening, out=whitened[rows])
         return whitened
@@ -229,16 +235,25 @@ def _dense(rows: Any) -> NDArray[np.float64]:
 
 def _reach(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Each column's median, and how far from it a value is believed; 0 where nearly all rows hold the same value."""
-    sample = _dense(X[:: -(-X.shape[0] // _SAMPLE)])
-    low, middle, high = np.quantile(sample, [_TAIL, 0.5, 1 - _TAIL], axis=0)
+    sample = X[:: -(-X.shape[0] // _SAMPLE)]
+    parts = gen_batches(X.shape[1], _VALUES // _SAMPLE)
+    quantiles = [np.quantile(_dense(sample[:, part]), [_TAIL, 0.5, 1 - _TAIL], axis=0) for part in parts]
+    low, middle, high = np.concatenate(quantiles, axis=1)
     return middle, _REACH * np.maximum(middle - low, high - middle)
 
 
 def _measure(X: Any, middle: NDArray[np.float64], reach: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each column within `reach`; 0 for a column that does not vary."""
-    scaler = StandardScaler()
-    for rows in gen_batches(X.shape[0], _CHUNK):
-        scaler.partial_fit(np.clip(_dense(X[rows]), middle - reach, middle + reach))
-    std = np.sqrt(scaler.var_)
-    varies = scaler.scale_ == std  # StandardScaler puts 1 where the variance is but rounding
-    return scaler.mean_, np.where(varies, std, 0.0)
+    low, high = middle - reach, middle + reach
+    parts = list(gen_batches(X.shape[1], _VALUES // CHUNK, min_batch_size=64))  # one alone is summed otherwise
+    scalers = [StandardScaler() for _ in parts]
+    for rows in gen_batches(X.shape[0], CHUNK):
+        block = X[rows]
+        for scaler, part in zip(scalers, parts, strict=True):
+            scaler.partial_fit(np.clip(_dense(block[:, part]), low[part], high[part]))
+    mean, variance, scale = (
+        np.concatenate([getattr(scaler, name) for scaler in scalers]) for name in ("mean_", "var_", "scale_")
+    )
+    std = np.sqrt(variance)
+    varies = scale == std  # StandardScaler puts 1 where the variance is but rounding
+    return mean, np.where(varies, std, 0.0)

@@ -1,7 +1,8 @@
 """From a file to rows that are ready for the estimators, and what a model is worth on them.
 
 A file is read, some labelled rows are kept out to test on, a `Preparation` is fitted to the others, and labels are
-hidden where that is asked for; in this order, so that nothing is learned from the test rows.
+hidden where that is asked for; in this order, so that nothing is learned from the test rows. A large file is read by
+parts (`streaming`), and its rows stay on disk.
 """
 
 import json
@@ -15,13 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laddernet.data.files import MOST_CLASSES, Rows, read_rows, tell_task
-from laddernet.data.labels import Task, hide_labels, hold_out, labeled_rows
+from laddernet import streaming
+from laddernet.data.files import MOST_CLASSES, known_labels, read_parts, read_rows, tell_task
+from laddernet.data.labels import SparseLabels, Task, choose_held_out, hide_labels, hold_out, labeled_rows
 from laddernet.errors import DataError
 from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.preparation import Preparation
 
 Model = LadderClassifier | LadderRegressor
+
+WHOLE_BYTES = 2**28
+"""Size of a table up to which it is read whole, unless that is said otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,9 @@ class FileOptions:
         Columns to leave out.
     seed : int
         Of the choice of test rows and of labels.
+    by_parts : bool or None
+        Read the file by parts and keep its rows on disk, or all at once; None for what its size asks for
+        (`WHOLE_BYTES`).
     """
 
     label_column: str | None = None
@@ -56,6 +64,7 @@ class FileOptions:
     task: Task | None = None
     drop: tuple[str, ...] = ()
     seed: int = 0
+    by_parts: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,24 +78,30 @@ class Prepared:
         The labels' column.
     preparation : Preparation
         As fitted to the training rows.
-    x_train, x_test : float32 arrays of shape (rows, features)
-        All training rows; the labelled rows to test on, of which there may be none.
-    y_train, y_test : arrays of shape (rows,)
-        Labels; see `laddernet.data.files.Rows` for what marks a row without one.
+    x_train : float32 array or StoredRows of shape (rows, features)
+        All training rows.
+    x_test : float32 array of shape (rows, features)
+        The labelled rows to test on, of which there may be none.
+    y_train : array of shape (rows,), or SparseLabels
+        Labels; see `laddernet.data.files.Rows` for what marks a row without one in an array.
+    y_test : array of shape (rows,)
+    fitted : int or None
+        How many of the rows the preparation was fitted to, where it was not all that train.
     """
 
     task: Task
     label: str
     preparation: Preparation
-    x_train: NDArray[np.float32]
-    y_train: NDArray[Any]
+    x_train: Any
+    y_train: Any
     x_test: NDArray[np.float32]
     y_test: NDArray[Any]
+    fitted: int | None = None
 
     @property
-    def labeled(self) -> NDArray[np.bool_]:
-        """Which training rows have a label, of shape (rows,)."""
-        return labeled_rows(self.y_train, task=self.task)
+    def known(self) -> SparseLabels:
+        """The labels that the training rows have."""
+        return SparseLabels.of(self.y_train, task=self.task)
 
     def estimator(self, **settings: Any) -> Model:
         """Make an unfitted estimator of this task, with the preparation's column weights unless others are given."""
@@ -95,22 +110,49 @@ class Prepared:
         return LadderClassifier(**weighted) if self.task == "classification" else LadderRegressor(**weighted)
 
 
-def prepare(path: Path, options: FileOptions) -> Prepared:
+def is_large(path: Path, by_parts: bool | None = None) -> bool:
+    """Return whether a file is to be read by parts: if that is asked for, or else if it is larger than `WHOLE_BYTES`.
+
+    An .npy file is, whatever its size, for it costs nothing; an .npz file never is.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read by parts, but is to be.
+    """
+    if path.suffix.lower() == ".npz":
+        if by_parts:
+            raise DataError(f"{path} is an archive, which is read whole: save its X as an .npy file, beside y.npy.")
+        return False
+    if by_parts is not None:
+        return by_parts
+    return path.is_file() and (path.suffix.lower() == ".npy" or path.stat().st_size > WHOLE_BYTES)
+
+
+def prepare(path: Path, options: FileOptions, *, folder: Path | None = None) -> Prepared:
     """Read a file, keep test rows out, prepare its columns and hide labels.
+
+    Parameters
+    ----------
+    path : Path
+    options : FileOptions
+    folder : Path, optional
+        Where the rows of a large table are kept on disk; by default where the system keeps temporary files.
 
     Raises
     ------
     DataError
         If a file cannot be used, or has too few labels for what is asked.
     """
+    if is_large(path, options.by_parts):
+        return _prepare_large(path, options, folder)
     rows = read_rows(path, label_column=options.label_column, labels_path=options.labels_path)
     y, label = rows.y, rows.label
     assert y is not None
     assert label is not None
-    if label in options.drop:
-        raise DataError(f"{label!r} holds the labels, so it cannot be left out. It is never among the features.")
+    _check_drop(label, options)
     task = options.task or tell_task(y[rows.labeled])
-    _check_marks(path, rows, task)
+    _check_marks(path, y[rows.labeled], task)
     training, test = np.arange(len(y)), np.arange(0)
     if options.test is None and options.test_fraction > 0:
         training, test = hold_out(y, options.test_fraction, task=task, seed=options.seed)
@@ -135,6 +177,47 @@ def prepare(path: Path, options: FileOptions) -> Prepared:
     )
 
 
+def _prepare_large(path: Path, options: FileOptions, folder: Path | None) -> Prepared:
+    """The same by parts."""
+    found, labels, label = streaming.survey(
+        path,
+        label_column=options.label_column,
+        labels_path=options.labels_path,
+        drop=options.drop,
+        seed=options.seed,
+    )
+    _check_drop(label, options)
+    task = options.task or tell_task(labels.values)
+    _check_marks(path, labels.values, task)
+    test = np.arange(0)
+    if options.test is None and options.test_fraction > 0:
+        test = choose_held_out(labels, options.test_fraction, task=task, seed=options.seed)
+    preparation, fitted = streaming.fit_preparation(path, found, test, options.drop)
+    x = streaming.prepared_rows(path, label, preparation, found.rows, folder)
+    if options.test is not None:
+        x_test, y_test = read_labeled(options.test, preparation, label_column=label, task=task)
+    else:
+        x_test, y_test = x[test], labels.values[np.isin(labels.numbers, test)]
+    y_train = labels.without(test)
+    if options.labels is not None:
+        y_train = y_train.keep(options.labels, task=task, seed=options.seed)
+    return Prepared(
+        task=task,
+        label=label,
+        preparation=preparation,
+        x_train=x.without(test) if len(test) else x,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        fitted=fitted if fitted < found.rows - len(test) else None,
+    )
+
+
+def _check_drop(label: str, options: FileOptions) -> None:
+    if label in options.drop:
+        raise DataError(f"{label!r} holds the labels, so it cannot be left out. It is never among the features.")
+
+
 def read_labeled(
     path: Path, preparation: Preparation | None, *, label_column: str | None, task: Task
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -146,11 +229,31 @@ def read_labeled(
         If the file cannot be used, or no row has a label.
     """
     text = [] if preparation is None else preparation.text_columns
-    rows = read_rows(path, label_column=label_in(path, label_column), text_columns=text)
+    label_column = label_in(path, label_column)
+    if is_large(path) and path.suffix.lower() != ".npy":  # whose rows are mapped
+        return _read_labeled_of_large(path, preparation, str(label_column), task)
+    rows = read_rows(path, label_column=label_column, text_columns=text)
     assert rows.y is not None
-    _check_marks(path, rows, task)
+    _check_marks(path, rows.y[rows.labeled], task)
     x = _take(rows.x, np.flatnonzero(rows.labeled))
     return (np.asarray(x) if preparation is None else preparation.apply(x)), rows.y[rows.labeled]
+
+
+def _read_labeled_of_large(
+    path: Path, preparation: Preparation | None, label: str, task: Task
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    text = [] if preparation is None else preparation.text_columns
+    x, labels = [], []
+    rows = 0
+    for part in read_parts(path, label_column=label, text_columns=text):
+        labels.append((part.numbers, part.labels))
+        rows = part.start + len(part.x)
+        if len(part.numbers):
+            found = _take(part.x, part.numbers - part.start)
+            x.append(np.asarray(found) if preparation is None else preparation.apply(found))
+    known = known_labels(path, label, labels, rows=rows)
+    _check_marks(path, known.values, task)
+    return np.concatenate(x), known.values
 
 
 def label_in(path: Path, label: str | None) -> str | None:
@@ -161,7 +264,7 @@ def label_in(path: Path, label: str | None) -> str | None:
 
 def looks_like_classes(prepared: Prepared) -> bool:
     """Whether the labels are few whole numbers, which can be classes even where they were taken for amounts."""
-    distinct = np.unique(prepared.y_train[prepared.labeled].astype(np.float64))
+    distinct = np.unique(prepared.known.values.astype(np.float64))
     return len(distinct) <= MOST_CLASSES and bool((distinct % 1 == 0).all())
 
 
@@ -192,7 +295,7 @@ def constant_score(prepared: Prepared, model: Model) -> dict[str, float]:
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
     constant = DummyClassifier() if prepared.task == "classification" else DummyRegressor()
-    constant.fit(prepared.x_train[prepared.labeled], np.array(prepared.y_train[prepared.labeled].tolist()))
+    constant.fit(np.zeros((len(prepared.known.numbers), 1)), np.array(prepared.known.values.tolist()))
     return _measure(model, constant.predict(prepared.x_test), prepared.y_test)
 
 
@@ -200,9 +303,9 @@ def linear_score(prepared: Prepared, model: Model) -> dict[str, float]:
     """Measure scikit-learn's linear model, trained on the labelled rows alone, scaled and weighed as for `model`."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    known = prepared.labeled
-    x, x_test = (model.scaling_.apply(rows, np.float64) for rows in (prepared.x_train[known], prepared.x_test))
-    y = np.array(prepared.y_train[known].tolist())
+    known = prepared.known
+    x, x_test = (model.scaling_.apply(rows, np.float64) for rows in (prepared.x_train[known.numbers], prepared.x_test))
+    y = np.array(known.values.tolist())
     if isinstance(model, LadderClassifier):
         linear = LogisticRegression(max_iter=5000, class_weight=model.class_weight)
     else:
@@ -287,10 +390,9 @@ def _take(x: Any, rows: NDArray[np.int64]) -> Any:
     return x.iloc[rows] if hasattr(x, "iloc") else x[rows]
 
 
-def _check_marks(path: Path, rows: Rows, task: Task) -> None:
-    """Check that the labels mean the same to the file's reader and to the estimator."""
-    assert rows.y is not None
-    if (labeled_rows(rows.y, task=task) != rows.labeled).any():
+def _check_marks(path: Path, known: NDArray[Any], task: Task) -> None:
+    """Check that the labels that rows have are labels to the estimator as well."""
+    if not labeled_rows(known, task=task).all():
         raise DataError(
             f"{path}: one of the classes is -1, which stands for a row without a label. Rename the class, or empty "
             "the cells of the rows that have no label."

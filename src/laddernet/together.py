@@ -15,6 +15,7 @@ from torch.func import functional_call, stack_module_state
 from laddernet.ladder import Ladder, project
 from laddernet.loop import Callback, EpochRecord, Keeper, Loop
 from laddernet.optimizer import Adam
+from laddernet.rows import ScaledRows
 from laddernet.rungs import Dropout
 from laddernet.training import (
     TrainingConfig,
@@ -51,7 +52,7 @@ class _GivenNoise:
 
 def train_together(
     ladders: Sequence[Ladder],
-    x: Tensor,
+    x: Tensor | ScaledRows,
     labeled: Sequence[Labeled],
     config: TrainingConfig,
     *,
@@ -66,8 +67,8 @@ def train_together(
     ladders : sequence of Ladder
         Of one shape, with the same settings; each with a generator of its own, and a corruption that adds noise which
         does not depend on what it is added to.
-    x : Tensor of shape (rows, features)
-        All training rows: the unlabelled stream of all. On the ladders' device.
+    x : Tensor of shape (rows, features), or ScaledRows
+        All training rows: the unlabelled stream of all. On the ladders' device, or on disk.
     labeled : sequence of Labeled
         One a ladder, all of as many rows.
     config : TrainingConfig
@@ -128,12 +129,13 @@ def train_together(
         samplers=samplers,
         optimizer=optimizer,
         generators=[ladder.generator for ladder in ladders],
-        like=x.new_empty(()),
+        like=torch.empty((), dtype=x.dtype, device=x.device),
         weights=base.denoising_weights,
         epochs=config.epochs,
         steps_per_epoch=per_epoch,
         rate=lambda step: config.learning_rate * decay(step),
-        graphed=uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption),
+        graphed=isinstance(x, Tensor)  # not what the host reads
+        and uses_cuda_graph(x.device, config, config.epochs * per_epoch, ladders[0].corruption),
         identity=partial(identity, ladders[0], x, x_labeled, y, weight, config, generators),
         keeper=keeper,
         callback=callback or Callback(),

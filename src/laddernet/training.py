@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,6 +21,7 @@ from laddernet.loop import Callback, EpochRecord, Keeper, Loop, TrainingStopped
 from laddernet.noise import Corruption, VirtualAdversarial, gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
+from laddernet.rows import ScaledRows
 from laddernet.rungs import Normalization, Rung
 from laddernet.sampling import Sampler
 
@@ -279,7 +281,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 def train(
     ladder: Ladder,
-    x: Tensor,
+    x: Tensor | ScaledRows,
     x_labeled: Tensor,
     y: Tensor,
     config: TrainingConfig,
@@ -298,8 +300,8 @@ def train(
     Parameters
     ----------
     ladder : Ladder
-    x : Tensor of shape (rows, features)
-        All training rows, the labelled ones included: the unlabelled stream. On the ladder's device.
+    x : Tensor of shape (rows, features), or ScaledRows
+        All training rows, the labelled ones included: the unlabelled stream. On the ladder's device, or on disk.
     x_labeled : Tensor of shape (labelled rows, features)
     y : Tensor
         Their labels, in the form that the ladder's task takes.
@@ -355,12 +357,12 @@ def train(
         samplers=[rows],
         optimizer=optimizer,
         generators=[ladder.generator],
-        like=x.new_empty(()),
+        like=torch.empty((), dtype=x.dtype, device=x.device),
         weights=ladder.denoising_weights,
         epochs=config.epochs,
         steps_per_epoch=per_epoch,
         rate=lambda step: config.learning_rate * decay(step),
-        graphed=graphed and isinstance(optimizer, Adam),
+        graphed=graphed and isinstance(optimizer, Adam) and isinstance(x, Tensor),  # not what the host reads
         identity=partial(identity, ladder, x, x_labeled, y, weight, config, [generator]),
         keeper=keeper,
         callback=callback or Callback(),
@@ -393,7 +395,6 @@ def train(
         loop.log.add(as_vector(costs).unsqueeze(0))
 
     interrupted = False
-    measured = x[:: -(-len(x) // VALIDATION_ROWS)]
     history = loop.progress.histories[0]
     threads = torch.get_num_threads()
     stack = ExitStack()
@@ -409,10 +410,9 @@ def train(
                     average.add()
                 if validate is not None:
                     ladder.distribute(ALONE)
-                    measure = partial(_validate, ladder, measured, validate)
-                    history[-1].update(
-                        cast(EpochRecord, processes.from_first(measure))
-                    )  # so that all stop at the same epoch
+                    measure = partial(_validate, ladder, x[:: -(-len(x) // VALIDATION_ROWS)], validate)
+                    found = processes.from_first(measure)  # so that all stop at the same epoch
+                    history[-1].update(cast(EpochRecord, found))
                     ladder.train()
                     share_out()
                 if config.patience is not None:
@@ -563,7 +563,7 @@ class _Best:
 
 def identity(
     ladder: Ladder,
-    x: Tensor,
+    x: Tensor | ScaledRows,
     x_labeled: Tensor,
     y: Tensor,
     weight: Tensor | None,
@@ -572,7 +572,9 @@ def identity(
 ) -> dict[str, Any]:
     """What tells a run from others: its settings, its seeds and its data (of many rows, some)."""
     digest = hashlib.sha256()
-    for tensor in (x[:: -(-len(x) // VALIDATION_ROWS)], x_labeled, y, weight):
+    every = -(-len(x) // VALIDATION_ROWS)
+    parts = (x[start : start + 1000 * every : every] for start in range(0, len(x), 1000 * every))
+    for tensor in itertools.chain(parts, (x_labeled, y, weight)):
         if tensor is not None:
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return {

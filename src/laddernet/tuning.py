@@ -98,7 +98,7 @@ def tune(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if prepared.task == "classification" and len(np.unique(prepared.y_train[prepared.labeled].tolist())) < 2:
+    if prepared.task == "classification" and len(np.unique(prepared.known.values.tolist())) < 2:
         raise DataError("the labelled rows hold one class only; a classifier needs at least two.")
     splits = list(LabeledKFold(folds, task=prepared.task, random_state=seed).split(prepared.x_train, prepared.y_train))
     study = _open(storage, _describe(prepared, folds=folds, max_epochs=max_epochs, seed=seed))
@@ -179,7 +179,7 @@ def _error(model: Any, prepared: Prepared, test: Any) -> float:
     x, y = prepared.x_train[test], prepared.y_train[test]
     if prepared.task == "classification":
         return round(100 * (1 - labeled_scorer("accuracy")(model, x, y)), 4)
-    deviation = float(prepared.y_train[prepared.labeled].astype(np.float64).std()) or 1.0
+    deviation = float(prepared.known.values.astype(np.float64).std()) or 1.0
     wrong = model.predict(x) - y.astype(np.float64)
     if not np.isfinite(wrong).all():
         raise TrainingError("the predictions are not finite.")

@@ -47,6 +47,7 @@ class TrainOptions:
     device: str
     precision: Any
     baseline: bool
+    by_parts: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it with whole paths, so that it means the same in any folder."""

@@ -402,18 +402,34 @@ class TestPredictions:
         assert path.read_text().startswith("prediction")
         assert [found.name for found in tmp_path.iterdir()] == ["p.csv"]
 
-    def test_a_full_disk_leaves_what_was_there(self, tmp_path, monkeypatch):
-        def fill(frame, path, **options):
-            path.write_text("half")
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(pd.DataFrame, "to_csv", fill)
-        path = tmp_path / "p.csv"
+    @pytest.mark.parametrize("name", ["p.csv", "p.tsv.gz", "p.parquet"])
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path, full_disk, name):
+        path = tmp_path / name
         path.write_text("mine")
-        with pytest.raises(DataError, match="cannot be written .No space left"):
-            write_predictions(path, {"prediction": np.zeros(2)}, overwrite=True)
+        numbers = np.random.default_rng(0).random(5000)
+        with pytest.raises(DataError, match="cannot be written .*File too large"):
+            write_predictions(path, ({"prediction": numbers} for _ in range(3)), overwrite=True)
         assert path.read_text() == "mine"
-        assert [found.name for found in tmp_path.iterdir()] == ["p.csv"]
+        assert [found.name for found in tmp_path.iterdir()] == [name]
+
+    @pytest.mark.parametrize("name", ["p.csv", "p.csv.gz", "p.tsv", "p.parquet"])
+    def test_parts_give_the_same_table_as_the_whole(self, tmp_path, name):
+        answers, numbers = np.array(["a", 'b"', "c"] * 3, dtype=object), np.linspace(0, 1, 9)
+        read = pd.read_parquet if name == "p.parquet" else lambda path: pd.read_csv(path, sep=None, engine="python")
+        parts = ({"prediction": answers[i : i + 4], "probability_a": numbers[i : i + 4]} for i in (0, 4, 8))
+        write_predictions(tmp_path / name, parts)
+        write_predictions(tmp_path / f"whole.{name}", {"prediction": answers, "probability_a": numbers})
+        pd.testing.assert_frame_equal(read(tmp_path / name), read(tmp_path / f"whole.{name}"))
+
+    def test_a_part_that_cannot_be_made_leaves_what_was_there(self, tmp_path):
+        def parts():
+            yield {"prediction": np.zeros(2)}
+            raise DataError("damaged further on")
+
+        path = tmp_path / "p.csv"
+        with pytest.raises(DataError, match="damaged further on"):
+            write_predictions(path, parts())
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
         ("name", "message"), [("p.txt", "suffix"), ("p.npz", "are written as"), ("no/p.csv", "cannot be written")]

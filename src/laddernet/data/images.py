@@ -1,17 +1,24 @@
 """Folders of images: one subfolder a class, and beside them ``unlabeled`` for those without one.
 
 Images of any size and kind become squares of one size, once: what comes out is kept in the user's cache, under the
-names, sizes and dates of the files.
+names, sizes and dates of the files, and mapped from there. Many images are read by several processes.
 """
 
 import hashlib
+import multiprocessing
 import os
+import signal
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import connection, reduction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +28,15 @@ from laddernet.errors import DataError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 UNLABELED = ("unlabeled", "unlabelled")
 """Names of the subfolder of images without a label, in capitals or not."""
+WORKED = 500
+"""Images from which on processes of their own read them: starting these takes about half a second."""
+IN_MEMORY = 2**28
+"""Bytes of images, in colour, that memory may hold where they cannot be kept in the cache."""
+PART_ROWS = 20_000
+"""Images that are answered at a time, at most."""
+_TASK = 64  # images that a process reads at a time
+_BLOCK = 2**24  # bytes of images that are converted at a time
+_READ_COLOUR, _READ_GREY = 1, 2
 _GREY = ("1", "L", "LA", "I", "F")
 
 
@@ -31,7 +47,7 @@ class Images:
     Attributes
     ----------
     x : uint8 array of shape (images, channels, size, size)
-        Red, green and blue, or grey.
+        Red, green and blue, or grey. Mapped from the cache, so that what is not read takes no memory.
     labels : object array of shape (images,)
         Names of the classes' folders; None where there is none.
     paths : list of Path
@@ -41,9 +57,14 @@ class Images:
     labels: NDArray[np.object_]
     paths: list[Path]
 
-    def names(self, folder: Path) -> NDArray[np.object_]:
+    def parts(self) -> Iterator[slice]:
+        """Yield all images in their order, at most `PART_ROWS` at a time."""
+        for start in range(0, len(self.x), PART_ROWS):
+            yield slice(start, start + PART_ROWS)
+
+    def names(self, folder: Path, part: slice = slice(None)) -> NDArray[np.object_]:
         """Return the files' names from a folder on, with slashes; what is no UTF-8 in them becomes question marks."""
-        names = (path.relative_to(folder).as_posix() for path in self.paths)
+        names = (path.relative_to(folder).as_posix() for path in self.paths[part])
         return np.array([name.encode("utf-8", "replace").decode("utf-8") for name in names], dtype=object)
 
 
@@ -54,6 +75,7 @@ def read_images(
     channels: int | None = None,
     fewest_classes: int | None = 2,
     on_image: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> Images:
     """Read a folder of images.
 
@@ -72,11 +94,16 @@ def read_images(
         How many classes there must be. With None, all images anywhere in the folder are read, by name, without labels.
     on_image : callable, optional
         Told how many of how many images are done, where they are not in the cache.
+    workers : int, optional
+        Processes that read the images, 0 for this one alone; by default one a core, of `WORKED` images or more. A
+        script that is run as such must then do its work under ``if __name__ == "__main__"``, as with all processes that
+        Python spawns.
 
     Raises
     ------
     DataError
-        If there are no images or classes, or one cannot be read; the message names it.
+        If there are no images or classes, one cannot be read, a process that reads them dies, or there is no room for
+        them; the message names the images, and says what to do.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder} of images.")
@@ -87,8 +114,7 @@ def read_images(
     cache = _cache_path(folder, files, size, channels)
     x = _from_cache(cache, len(files), size)
     if x is None:
-        x = _resize(files, size, channels, on_image)
-        _to_cache(cache, x)
+        x = _resize(files, size, channels, on_image or (lambda done, of: None), workers, cache)
     return Images(x=x, labels=found, paths=files)
 
 
@@ -138,21 +164,167 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+OnImage = Callable[[int, int], None]
+
+
 def _resize(
-    files: Sequence[Path], size: int, channels: int | None, on_image: Callable[[int, int], None] | None
+    files: Sequence[Path], size: int, channels: int | None, on_image: OnImage, workers: int | None, cache: Path
 ) -> NDArray[np.uint8]:
-    colours = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    grey = channels == 1 or channels is None
-    for i, path in enumerate(files):
-        colours[i], is_grey = _read(path, size)
-        grey = grey and (is_grey or channels == 1)
-        if on_image is not None:
-            on_image(i + 1, len(files))
-    if grey:  # by the usual weights of red, green and blue
-        levels = colours @ np.array([0.299, 0.587, 0.114])
-        rounded: NDArray[np.uint8] = np.rint(levels).astype(np.uint8)[:, None]
-        return rounded
-    return np.ascontiguousarray(colours.transpose(0, 3, 1, 2))
+    """Read all images and keep them in the cache; return them mapped, or, few where it lacks room, in memory."""
+    shape = (len(files), size, size, 3)
+    room = int(np.prod(shape))
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            reserved = [stack.enter_context(_reserved(cache.parent, count)) for count in (room, len(files))]
+            scratch = _Scratch(shape, *reserved)
+            count = _workers(len(files)) if workers is None else workers
+            if count:
+                _read_by_workers(files, scratch, count, on_image)
+            else:
+                for number in range(len(files)):
+                    scratch.read(files[number], number)
+                    on_image(number + 1, len(files))
+            _write_cache(cache, scratch.colours, grey=scratch.is_grey(channels))
+        kept = _from_cache(cache, len(files), size)
+    except OSError as error:
+        if room > IN_MEMORY:
+            raise DataError(
+                f"{len(files):,} images of {size} by {size} take {2 * room:,} bytes in the cache {cache.parent} while "
+                f"they are read, and there is no such room ({error.strerror or error}). Make room there, name another "
+                "cache (XDG_CACHE_HOME), or take a smaller size."
+            ) from error
+        kept = None
+    if kept is None:
+        memory = _Scratch(shape)
+        for number in range(len(files)):
+            memory.read(files[number], number)
+            on_image(number + 1, len(files))
+        return np.concatenate(list(_converted(memory.colours, grey=memory.is_grey(channels))))
+    return kept
+
+
+class _Scratch:
+    """Images in colour while they are read, each with a mark when that is done: in files, or in memory."""
+
+    def __init__(self, shape: tuple[int, ...], *files: IO[bytes]) -> None:
+        self._files = files
+        self.colours, self.marks = (
+            np.zeros(part, dtype=np.uint8) if file is None else np.memmap(file, dtype=np.uint8, mode="r+", shape=part)
+            for file, part in zip(files or (None, None), (shape, shape[:1]), strict=True)
+        )
+
+    def __reduce__(self) -> Any:
+        """Go to a process that is being spawned, which maps the same files: they need no name for it."""
+        return _mapped_again, (self.colours.shape, *(reduction.DupFd(file.fileno()) for file in self._files))
+
+    def read(self, path: Path, number: int) -> None:
+        self.colours[number], is_grey = _read(path, self.colours.shape[1])
+        self.marks[number] = _READ_GREY if is_grey else _READ_COLOUR
+
+    def is_grey(self, channels: int | None) -> bool:
+        """Whether the images shall be grey: those that are read."""
+        return channels == 1 or (channels is None and bool((self.marks == _READ_GREY).all()))
+
+
+def _mapped_again(shape: tuple[int, ...], *handles: Any) -> _Scratch:
+    return _Scratch(shape, *(os.fdopen(handle.detach(), "r+b") for handle in handles))
+
+
+def _reserved(folder: Path, size: int) -> IO[bytes]:
+    """A file of so many zeros, which are there: writing to a mapping that finds no room would be the process's end."""
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, _BLOCK):
+                file.write(bytes(min(_BLOCK, size - start)))
+            file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _workers(images: int) -> int:
+    """Processes to read so many images with; 0 for this one, which may have no children if it is itself a daemon."""
+    if images < WORKED or multiprocessing.current_process().daemon or os.name == "nt":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, images // _TASK)
+
+
+def _read_by_workers(files: Sequence[Path], scratch: _Scratch, workers: int, on_image: OnImage) -> None:
+    """Have processes read all images into the scratch files, each the next few when it is done with the last."""
+    context = multiprocessing.get_context("spawn")
+    tasks = iter(range(0, len(files), _TASK))
+    at_work: dict[Future[None], range] = {}
+    done = 0
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(scratch,))
+    try:
+        while True:
+            while len(at_work) < workers and (start := next(tasks, None)) is not None:
+                task = range(start, min(start + _TASK, len(files)))
+                paths = [files[number] for number in task]
+                at_work[pool.submit(_work, paths, task)] = task
+            if not at_work:
+                return
+            for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+                future.result()
+                done += len(at_work.pop(future))
+            on_image(done, len(files))
+    except BrokenProcessPool as error:
+        raise DataError(_what_broke(files, scratch.marks, list(at_work.values()))) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _what_broke(files: Sequence[Path], marks: NDArray[np.uint8], at_work: Sequence[range]) -> str:
+    """What to say where a process has died: each was at the first image of its task that has no mark."""
+    unread = [next((i for i in task if not marks[i]), None) for task in at_work]
+    names = ", ".join(str(files[i]) for i in unread if i is not None)
+    hint = "" if marks.any() else ' (In a script of your own, read images under if __name__ == "__main__".)'
+    return (
+        "a process that reads images died: it was killed, perhaps as memory is short, or an image broke the decoder. "
+        f"Being read were {names or 'none'}. Close other programs; if it happens again at the same image, remove that "
+        f"image or save it anew.{hint}"
+    )
+
+
+_scratch: _Scratch | None = None
+
+
+def _begin_worker(scratch: _Scratch) -> None:
+    """Leave Ctrl-C to the process that waits for this one, and end when that one has ended, however that was."""
+    global _scratch
+    _scratch = scratch
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def _work(files: Sequence[Path], numbers: range) -> None:
+    assert _scratch is not None
+    for path, number in zip(files, numbers, strict=True):
+        _scratch.read(path, number)
+
+
+def _converted(colours: NDArray[np.uint8], *, grey: bool) -> Iterator[NDArray[np.uint8]]:
+    """Images in colour as they are kept, channels first, a part at a time; grey by the usual weights of the colours."""
+    size = max(_BLOCK // int(np.prod(colours.shape[1:])), 1)
+    for start in range(0, len(colours), size):
+        part = np.ascontiguousarray(colours[start : start + size])
+        if grey:
+            yield np.rint(part @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[:, None]
+        else:
+            yield np.ascontiguousarray(part.transpose(0, 3, 1, 2))
 
 
 def _read(path: Path, size: int) -> tuple[NDArray[np.uint8], bool]:
@@ -197,24 +369,23 @@ def _cache_path(folder: Path, files: Sequence[Path], size: int, channels: int | 
 
 def _from_cache(path: Path, count: int, size: int) -> NDArray[np.uint8] | None:
     try:
-        kept: NDArray[np.uint8] = np.load(path, allow_pickle=False)
+        kept: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     fits = kept.ndim == 4 and kept.dtype == np.uint8 and kept.shape[1] in (1, 3)
     return kept if fits and (len(kept), *kept.shape[2:]) == (count, size, size) else None
 
 
-def _to_cache(path: Path, x: NDArray[np.uint8]) -> None:
-    """Keep it if that can be done; the cache is a convenience."""
+def _write_cache(path: Path, colours: NDArray[np.uint8], *, grey: bool) -> None:
+    shape = (len(colours), 1 if grey else 3, *colours.shape[1:3])
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".npy")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".npy")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, x)
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError:
-        pass
+        with os.fdopen(handle, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in _converted(colours, grey=grey):
+                file.write(part.data)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise

@@ -1,6 +1,7 @@
 """Which rows have a label, and which keep it: balanced, seeded choices without replacement."""
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,6 +9,60 @@ from numpy.typing import ArrayLike, NDArray
 from laddernet.errors import DataError
 
 Task = Literal["classification", "regression"]
+_PART = 2**16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SparseLabels:
+    """The labels of a few rows among many, which take no memory for the others.
+
+    Attributes
+    ----------
+    rows : int
+        How many rows there are.
+    numbers : int64 array of shape (labelled rows,), sorted
+        Which of them have a label.
+    values : array of shape (labelled rows,)
+        Their labels.
+    """
+
+    rows: int
+    numbers: NDArray[np.int64]
+    values: NDArray[Any]
+
+    @classmethod
+    def of(cls, y: "ArrayLike | SparseLabels", *, task: Task = "classification") -> Self:
+        """Find the labels of an array; see `labeled_rows`. It is gone through in parts, so it may lie on disk."""
+        if isinstance(y, cls):
+            return y
+        labels = plain_labels(y)  # type: ignore[arg-type]
+        if labels.ndim != 1:
+            labeled_rows(labels, task=task)  # which says what is wrong
+        starts = range(0, len(labels), _PART) or [0]
+        found = [np.flatnonzero(labeled_rows(labels[i : i + _PART], task=task)) + i for i in starts]
+        numbers = np.concatenate(found)
+        return cls(rows=len(labels), numbers=numbers, values=labels[numbers])
+
+    @property
+    def shape(self) -> tuple[int]:
+        """As of an array with a label for each row."""
+        return (self.rows,)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def without(self, left_out: NDArray[np.int64]) -> "SparseLabels":
+        """Return the labels of the other rows, where some, given by their sorted numbers, are left out."""
+        kept = ~np.isin(self.numbers, left_out)
+        numbers = self.numbers[kept]
+        numbers = numbers - np.searchsorted(left_out, numbers)
+        return SparseLabels(rows=self.rows - len(left_out), numbers=numbers, values=self.values[kept])
+
+    def keep(self, count: int, *, task: Task = "classification", seed: int) -> "SparseLabels":
+        """Return so many of the labels, chosen as `hide_labels` does."""
+        known = self.values if task == "classification" else np.zeros(len(self.numbers))
+        kept = choose_labeled(known, count, seed=seed)
+        return SparseLabels(rows=self.rows, numbers=self.numbers[kept], values=self.values[kept])
 
 
 def plain_labels(y: ArrayLike) -> NDArray[Any]:
@@ -146,9 +201,7 @@ def hide_labels(y: ArrayLike, count: int, *, task: Task = "classification", seed
         If there are fewer labels than `count`, or more classes.
     """
     labels = plain_labels(y)
-    rows = np.flatnonzero(labeled_rows(labels, task=task))
-    known = labels[rows] if task == "classification" else np.zeros(len(rows))
-    keep = rows[choose_labeled(known, count, seed=seed)]
+    keep = SparseLabels.of(labels, task=task).keep(count, task=task, seed=seed).numbers
     hidden: NDArray[Any]
     if labels.dtype.kind == "f" or (labels.dtype.kind in "iu" and task == "regression"):
         hidden = np.full(labels.shape, np.nan, dtype=labels.dtype if labels.dtype.kind == "f" else np.float64)
@@ -189,13 +242,19 @@ def hold_out(
     DataError
         If the fraction is out of range, no row has a label, or too few would be left to train on.
     """
+    labels = SparseLabels.of(y, task=task)
+    held_out = choose_held_out(labels, fraction, task=task, seed=seed)
+    return np.delete(np.arange(labels.rows), held_out), held_out
+
+
+def choose_held_out(labels: SparseLabels, fraction: float, *, task: Task, seed: int) -> NDArray[np.int64]:
+    """Return the sorted numbers of the rows that `hold_out` takes to test on."""
     if not 0 < fraction < 1:
         raise DataError(f"the share of rows to hold out must be between 0 and 1, got {fraction}.")
-    labels = plain_labels(y)
-    rows = np.flatnonzero(labeled_rows(labels, task=task))
+    rows = labels.numbers
     if not len(rows):
         raise DataError("no row has a label, so none can be held out.")
-    group = class_numbers(labels[rows])[1] if task == "classification" else np.zeros(len(rows), dtype=np.int64)
+    group = class_numbers(labels.values)[1] if task == "classification" else np.zeros(len(rows), dtype=np.int64)
     sizes = np.bincount(group)
     spare = np.maximum(sizes - (1 if task == "classification" else 2), 0)
     count = max(round(fraction * len(rows)), 1)
@@ -212,8 +271,7 @@ def hold_out(
         owing = owing[np.argsort((taken - fraction * sizes)[owing], kind="stable")]
         taken[owing[:missing]] += 1
     test = [rng.permutation(rows[group == index])[:number] for index, number in enumerate(taken)]
-    held_out = np.sort(np.concatenate(test))
-    return np.delete(np.arange(len(labels)), held_out), held_out
+    return np.sort(np.concatenate(test))
 
 
 def _is_missing(labels: NDArray[Any]) -> NDArray[np.bool_]:
