@@ -6,6 +6,8 @@ then run under a limit of the operating system on such memory (RLIMIT_DATA) that
 took; what needs more is ended by it. At last they are run from memory (--whole), to compare.
 
     python benchmarks/larger_than_memory.py --out results/larger-than-memory.json
+
+Each kind of file is written there when it is done, and not run again.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +55,8 @@ def make(kind: str, folder: Path, rows: int) -> Path:
             import pyarrow as pa
             from pyarrow import parquet
 
-            tables = (pa.Table.from_pandas(frame, preserve_index=False) for frame in frames)
-            first = next(tables)
+            first = pa.Table.from_pandas(next(frames), preserve_index=False)
+            tables = (pa.Table.from_pandas(frame, first.schema, preserve_index=False) for frame in frames)
             with parquet.ParquetWriter(path, first.schema) as writer:
                 for table in itertools.chain([first], tables):
                     writer.write_table(table)
@@ -223,8 +226,19 @@ def main() -> None:
     if asked.steps:
         print(json.dumps(measure_steps(), indent=1))
         return
-    found: dict[str, object] = {}
+    content: dict[str, Any] = {}
+    if asked.out and asked.out.exists():
+        content = json.loads(asked.out.read_text(encoding="utf-8"))
+    content |= {"machine": processor(), "versions": versions(), "labeled": LABELED, "slack_mib": SLACK / 2**20}
+    found = content.setdefault("kinds", {})
+
+    def keep() -> None:
+        if asked.out:
+            asked.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
     for kind in asked.kinds:
+        if kind in found:
+            continue
         rows = asked.rows // (20 if kind == "images" else 1)
         with tempfile.TemporaryDirectory() as folder:
             once = make(kind, Path(folder) / "once", rows)
@@ -250,10 +264,9 @@ def main() -> None:
                 "often_in_memory": in_memory,
             }
             print(kind, json.dumps(found[kind]), flush=True)
-    if asked.out:
-        content = {"machine": processor(), "versions": versions(), "labeled": LABELED, "slack_mib": SLACK / 2**20}
-        content |= {"kinds": found, "milliseconds_a_step": measure_steps()}
-        asked.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            keep()
+    content["milliseconds_a_step"] = measure_steps()
+    keep()
 
 
 if __name__ == "__main__":
