@@ -251,6 +251,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {  # what a file holds, what both co
     "tabs": (CSV.replace(",", "\t"), "separated by a tab, not by a comma"),
     "UTF-16": (CSV.encode("utf-16"), "is not UTF-8 text"),
     "Latin-1": (CSV.replace("red", "ro\u00df").encode("latin-1"), "is not UTF-8 text"),
+    "cut short": (CSV[: CSV.rindex(",", 0, CSV.rindex(","))], "ends in the middle of a line, after 2 of 4 cells"),
     "a quote that does not end": (CSV.replace("red", '"red', 1), "is no table|cannot be read|lines with more cells"),
     "a longer line": (CSV + "1,2,red,yes,5,6\n", "lines with more cells than columns"),
     "a name twice": (CSV.replace("count", "size", 1), "more than one column named 'size'"),

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from laddernet import LadderClassifier, RunError, networks
 from laddernet.checkpoints import load_run, save_run, seal
 from laddernet.preparation import Preparation
-from laddernet.resume import read
+from laddernet.resume import Checkpoint, read
 from laddernet.unfinished import Making, TrainOptions, read_options
 
 TABLE = pd.DataFrame({"a": np.arange(40.0), "b": list("xyzw") * 10})
@@ -202,6 +203,16 @@ def test_a_command_of_other_options_is_refused(unfinished: Path, options: dict[s
     change(unfinished, **options)
     with pytest.raises(RunError, match=message):
         read_options(unfinished)
+
+
+def test_a_checkpoint_is_not_written_to_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint.writing").symlink_to(tmp_path / "precious")
+    checkpoint.load({})
+    checkpoint.save({"weights": torch.zeros(2)})
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert read(tmp_path / "checkpoint")[1]["weights"].tolist() == [0, 0]
 
 
 def test_a_checkpoint_that_is_a_pickle_is_not_loaded(tmp_path: Path) -> None:

@@ -253,7 +253,8 @@ def write(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> 
     tensors: dict[str, Tensor] = {}
     plain = json.dumps({"identity": identity, "state": _without_tensors(state, "", tensors)})
     metadata = {"format": FORMAT, "state": plain, "sha256": _digest(tensors, plain)}
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:  # not to where a link leads
         file.write(save(tensors, metadata))
         file.flush()
         os.fsync(file.fileno())

@@ -30,6 +30,7 @@ _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a v
 _MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
 MOST_CLASSES = 20
 _DECIMALS = 6
+_LONGEST_LINE = 2**20  # that is looked at, from the end of a file
 _EXACT = 2**53  # whole floats below it are exact
 _NPY = b"\x93NUMPY"
 _PART = 2**16
@@ -328,7 +329,23 @@ def _read_header(path: Path, suffix: str) -> list[str]:
                     f"{_SEPARATOR_NAMES[separator]}. Save it with {_SEPARATOR_NAMES[separator]} between columns, or "
                     "give it the suffix .csv (commas) or .tsv (tabs) that it should have."
                 )
+    _check_last_line(path, len(header), separator)
     return header
+
+
+def _check_last_line(path: Path, columns: int, separator: str) -> None:
+    """Refuse a file that ends in the middle of a line, whose other cells would be taken for empty ones."""
+    if path.name.lower().endswith(".gz"):  # which knows its own length
+        return
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _LONGEST_LINE, 0))
+        lines = file.read().split(b"\n")
+    cells = lines[-1].count(separator.encode()) + 1
+    if len(lines) > 1 and lines[-1].strip() and b'"' not in lines[-1] and cells < columns:
+        raise DataError(
+            f"{path} ends in the middle of a line, after {cells} of {columns} cells: it seems to be cut short. Write "
+            "it again, or end the last line."
+        )
 
 
 def _check_names(path: Path, names: list[str], label_column: str | None, required: bool) -> list[str]:
