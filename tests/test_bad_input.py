@@ -252,7 +252,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {  # what a file holds, what both co
     "UTF-16": (CSV.encode("utf-16"), "is not UTF-8 text"),
     "Latin-1": (CSV.replace("red", "ro\u00df").encode("latin-1"), "is not UTF-8 text"),
     "cut short": (CSV[: CSV.rindex(",", 0, CSV.rindex(","))], "ends in the middle of a line, after 2 of 4 cells"),
-    "a quote that does not end": (CSV.replace("red", '"red', 1), "is no table|cannot be read|lines with more cells"),
+    "a quote that does not end": (CSV.replace("red", '"red', 1), "a quotation mark that is never closed"),
     "a longer line": (CSV + "1,2,red,yes,5,6\n", "lines with more cells than columns"),
     "a name twice": (CSV.replace("count", "size", 1), "more than one column named 'size'"),
     "bytes": (bytes(range(128, 256)), "is not UTF-8 text"),
@@ -378,3 +378,148 @@ def test_any_table_is_predicted_or_refused_by_name(tmp_path: Path, trained: Path
     assert outcome.exit_code == 1
     assert "--debug shows where" not in said, said
     assert any(repr(name) in said for name in TABLE) or str(path) in said, said
+
+
+# What the doors let in without a word before, or refused in another library's.
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (pd.DataFrame(X, columns=list("abca")), "X has more than one column named a"),
+        (pd.DataFrame(X, columns=list("abcd")).assign(a=pd.Timestamp("2020-01-01")), "hold dates or durations: a"),
+        (np.full(X.shape, np.datetime64("2020-01-01")), "X holds dates or durations"),
+        (np.ma.masked_array(X, X > 1), "X is a masked array"),
+        (np.full(X.shape, 10**400, dtype=object), "X holds a number that is too large"),
+    ],
+)
+def test_rows_that_would_be_taken_for_others(rows: Any, message: str) -> None:
+    model = LadderClassifier((5,), max_epochs=1, batch_size=10, random_state=0).fit(X, Y)
+    for use in (
+        lambda: LadderClassifier((5,), max_epochs=1).fit(rows, Y),
+        lambda: model.partial_fit(rows, Y),
+        lambda: model.predict(rows),
+        lambda: model.score(rows, Y),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.full(30, np.datetime64("2020-01-01")), "y holds dates or durations"),
+        (np.full(30, 10**400, dtype=object), "y must hold numbers|is too large|too large"),
+        (np.full(30, 1j), "Complex data not supported"),
+    ],
+)
+def test_amounts_that_are_none(y: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LadderRegressor((5,), max_epochs=1).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "y holds no class"),
+        ([0], "y holds one class only, 0"),
+        ([-1, 0, 1], "classes has -1, which marks a row without a label"),
+        ([0.0, np.nan, 1.0], "classes has nan, which marks a row without a label"),
+        ([[0, 1], [0, 1]], "1d array"),
+    ],
+)
+def test_classes_that_are_none(classes: Any, message: str) -> None:
+    model = LadderClassifier((5,), batch_size=10)
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X, Y, classes=classes)
+    assert not hasattr(model, "ladder_")
+
+
+WEIGHTS = [["a"] * 30, [None, *[object()] * 29], np.full(30, 1j), [10**400] * 30, np.full(30, np.datetime64("2020"))]
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=["text", "objects", "complex", "huge", "dates"])
+def test_weights_of_rows_that_are_no_numbers(weight: Any) -> None:
+    model = LadderClassifier((5,), max_epochs=1, batch_size=10, random_state=0).fit(X, Y)
+    for use in (
+        lambda: LadderClassifier((5,), max_epochs=1).fit(X, Y, sample_weight=weight),
+        lambda: model.score(X, Y, sample_weight=weight),
+    ):
+        with pytest.raises(ValueError, match="sample_weight must hold numbers"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"noise_std": 1e30}, "noise_std must be at most 1e.*got 1e"),
+        ({"noise_std": 10**400}, "noise_std must be finite and not negative, got a number of more than 30 digits"),
+        ({"batch_size": 10**30}, "batch_size must be at most 2147483647, got a number of more than 30 digits"),
+        ({"max_epochs": 2**31}, "max_epochs must be at most 2147483647, got 2147483648"),
+        ({"random_state": -1}, "random_state must be at least 0, got -1"),
+        ({"random_state": 2**32}, "random_state must be at most 4294967295, got 4294967296"),
+        ({"hidden_layer_sizes": (10**8, 10**8)}, r"the widths \[4, 100000000, 100000000, 2\] takes .* GiB, more than"),
+    ],
+)
+def test_settings_that_are_too_large(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(LaddernetError, match=message):
+        LadderClassifier(**{"hidden_layer_sizes": (5,), "max_epochs": 1, "batch_size": 10, **arguments}).fit(X, Y)
+
+
+FILES_CUT = {
+    "in a line": (CSV.rstrip()[: CSV.rstrip().rfind("\n") + 6], "ends in the middle of a line, after 1 of 4 cells"),
+    "UTF-16 without a mark": (CSV.encode("utf-16-le"), "bytes of zero in its header, as text of UTF-16 has"),
+    "quoted lines": ("\n".join(f'"{line}"' for line in CSV.splitlines()), "quotation marks stand around whole lines"),
+}
+
+
+@pytest.mark.fault(
+    "a CSV is cut short, in another encoding or wholly quoted", "an error that names it; nothing is written"
+)
+@pytest.mark.parametrize("fault", FILES_CUT)
+def test_a_file_that_would_be_taken_for_another(tmp_path: Path, trained: Path, fault: str) -> None:
+    content, message = FILES_CUT[fault]
+    path, out = written(tmp_path / "table.csv", content), tmp_path / "run"
+    said = failure("train", str(path), "--label-column", "label", "--epochs", "1", "--out", str(out))
+    assert message in said
+    for command in (("evaluate", str(trained), str(path)), ("predict", str(trained), str(path))):
+        assert message in failure(*command)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_last_line_without_its_end_is_a_line(tmp_path: Path, trained: Path) -> None:
+    expected = predictions(trained, written(tmp_path / "table.csv", CSV))
+    assert predictions(trained, written(tmp_path / "table.csv", CSV.rstrip("\n"))) == expected
+    assert predictions(trained, written(tmp_path / "table.csv", CSV.rstrip("\n").replace("\n", "\r\n"))) == expected
+
+
+def test_what_is_wrong_with_a_column_says_in_which_file(tmp_path: Path, trained: Path) -> None:
+    path = written(tmp_path / "renamed.csv", TABLE.rename(columns={"size": "sizes"}).to_csv(index=False))
+    for command in ("evaluate", "predict"):
+        assert f"{path}: the table lacks columns" in failure(command, str(trained), str(path))
+
+
+@pytest.mark.parametrize("name", ["X.npz", "X.npy"])
+def test_what_is_no_array_is_not_said_to_be_a_pickle(tmp_path: Path, trained: Path, name: str) -> None:
+    said = failure("predict", str(trained), str(written(tmp_path / name, CSV)), "--out", str(tmp_path / "out.csv"))
+    assert "does not begin as numpy's files do" in said
+    assert "pickle" not in said
+
+
+def test_values_that_are_missing_where_none_were_are_told(tmp_path: Path, trained: Path) -> None:
+    path = written(tmp_path / "gaps.csv", TABLE.assign(size=np.nan).to_csv(index=False))
+    with pytest.warns(UserWarning, match="values are missing in 'size', which lacked none in training"):
+        predictions(trained, path)
+
+
+@pytest.mark.parametrize("seeds", ["0-99999999999", "1-0", "-3", "a", "4294967296", "0-20000", "1,,2", "\u0663"])
+def test_seeds_that_are_none(seeds: str) -> None:
+    outcome = CliRunner().invoke(app, ["reproduce", "digits-50", "--seeds", seeds])
+    assert outcome.exit_code == 2
+    assert "--seeds" in outcome.output
+
+
+def test_a_settings_file_is_refused_before_the_table_is_read(tmp_path: Path) -> None:
+    chosen = written(tmp_path / "settings.json", json.dumps({"learning_rate": "1e-3"}))
+    said = failure("train", "nowhere.csv", "--settings", str(chosen), "--out", str(tmp_path / "run"))
+    assert f"{chosen}: learning_rate must be a number, got '1e-3'" in said

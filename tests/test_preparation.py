@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import FunctionTransformer
 
 from laddernet.errors import DataError, RunError
-from laddernet.preparation import _TRUSTED, Preparation, _count_pieces
+from laddernet.preparation import _TRUSTED, MOST_TIMES, Preparation, _count_pieces
 
 ROWS = 120
 
@@ -117,6 +117,7 @@ def test_columns_are_aligned_by_name_and_rows_stand_alone(preparation, order, ro
     np.testing.assert_array_equal(preparation.apply(TABLE[order].iloc[rows]), whole[rows])
 
 
+@pytest.mark.filterwarnings("ignore:values are missing")
 @settings(max_examples=10, deadline=None)
 @given(gaps=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(list(TABLE))), max_size=20))
 def test_gaps_anywhere_give_finite_numbers(preparation, gaps):
@@ -130,7 +131,9 @@ def test_gaps_anywhere_give_finite_numbers(preparation, gaps):
 
 
 def test_a_wholly_empty_table_is_medians_and_marks(preparation):
-    values = preparation.apply(pd.DataFrame(np.nan, index=[0], columns=list(TABLE)))
+    lacking = "missing in 'member', 'height', .*, which lacked none in training: the median of its rows stands in"
+    with pytest.warns(UserWarning, match=lacking):  # 'age' had gaps in training
+        values = preparation.apply(pd.DataFrame(np.nan, index=[0], columns=list(TABLE)))
     assert column_of(preparation, values, "age")[0] == np.float32(TABLE["age"].median())
     assert column_of(preparation, values, "age_missing")[0] == 1
     assert column_of(preparation, values, "color_red")[0] == 0
@@ -340,3 +343,12 @@ def test_importing_is_cheap():
     code += "print(sorted({'skrub', 'skops', 'pyarrow', 'pandas'} & (set(sys.modules) - before)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_file_may_unpack_to_grows_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("laddernet.preparation.MOST_BYTES", 0)
+    made, path = Preparation.fit(TABLE.assign(**{f"c{i}": TABLE["color"] for i in range(20)})), tmp_path / "a.skops"
+    made.save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert 20 < sum(entry.file_size for entry in archive.infolist()) / path.stat().st_size < MOST_TIMES / 2
+    assert Preparation.load(path).feature_names == made.feature_names

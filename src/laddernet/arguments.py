@@ -1,9 +1,10 @@
 """Checks of arguments, whose errors name the argument, what it may be, and what it is."""
 
+import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,13 +14,19 @@ LARGEST = 3.4e38
 """Of numbers that are to be used in float32."""
 
 
+MANY = 2**31 - 1
+"""Of what is counted: rows of a batch, epochs, units of a layer."""
+
+
 def shown(value: Any) -> str:
     """Return a value as an error shows it, on one line and not too long."""
+    if isinstance(value, int) and abs(value) >= 10**30:  # which may have too many digits to be written
+        return "a number of more than 30 digits"
     return " ".join(reprlib.repr(value).split())
 
 
-def check_whole(name: str, value: Any, least: int, what: str = "a whole number") -> None:
-    """Check that a value is a whole number of at least `least`.
+def check_whole(name: str, value: Any, least: int, what: str = "a whole number", *, most: int = MANY) -> None:
+    """Check that a value is a whole number from `least` to `most`, `what` in words.
 
     Raises
     ------
@@ -28,8 +35,10 @@ def check_whole(name: str, value: Any, least: int, what: str = "a whole number")
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ArgumentError(f"{name} must be {what}, got {shown(value)}.")
-    if value < least:
-        raise ArgumentError(f"{name} must be at least {least}, got {value}.")
+    if int(value) < least:
+        raise ArgumentError(f"{name} must be at least {least}, got {shown(value)}.")
+    if int(value) > most:
+        raise ArgumentError(f"{name} must be at most {most}, got {shown(value)}.")
 
 
 def check_number(name: str, value: Any, what: str, least: float, most: float = LARGEST, *, above: bool = False) -> None:
@@ -47,7 +56,10 @@ def check_number(name: str, value: Any, what: str, least: float, most: float = L
     """
     if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
         raise ArgumentError(f"{name} must be a number, got {shown(value)}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not (least < number if above else least <= number) or not number <= most:  # NaN is neither
         raise ArgumentError(f"{name} must be {what}, got {shown(value)}.")
 
@@ -60,13 +72,14 @@ def check_numbers(name: str, values: Any, what: str = "finite and not negative")
     ArgumentError
         If they are none, or one is out of range.
     """
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
+    is_number = getattr(values, "ndim", 1) == 0  # a tensor is iterable by its type, whatever it holds
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)) or is_number:
         raise ArgumentError(f"{name} must be a sequence of numbers, got {shown(values)}.")
     found = list(values)
     for value in found:
         if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
             raise ArgumentError(f"{name} must be a sequence of numbers, got {shown(values)}.")
-        if not 0 <= float(value) <= LARGEST:
+        if not 0 <= cast(Any, value) <= LARGEST:  # which compares whole numbers of any size
             raise ArgumentError(f"{name} must be {what}, got {shown(values)}.")
     return tuple(float(value) for value in found)
 
@@ -85,7 +98,7 @@ def check_sizes(name: str, value: Any, what: str) -> tuple[int, ...]:
     for size in value:
         if not isinstance(size, Integral) or isinstance(size, bool):
             raise ArgumentError(f"{name} must be {what}, got {shown(value)}.")
-        if size < 1:
+        if not 1 <= int(size) <= MANY:
             raise ArgumentError(f"{name} must be {what}, each at least 1, got {shown(value)}.")
     return tuple(int(size) for size in value)
 

@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from laddernet import __version__, networks
+from laddernet.arguments import check_sizes, shown
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor, Module
 from laddernet.loop import EpochRecord
@@ -52,9 +55,10 @@ _UNUSABLE = (
     OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError,
     ArithmeticError, AssertionError,
 )  # fmt: skip
-_CONFIG_FIELDS = {
-    "format", "laddernet", "estimator", "parameters", "labels", "n_features_in", "feature_names_in", "training",
-    "precision", "preparation", "input_shape",
+_CONFIG_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "format": int, "laddernet": str, "estimator": str, "parameters": dict, "labels": dict, "n_features_in": int,
+    "feature_names_in": (list, type(None)), "training": dict, "precision": str, "preparation": bool,
+    "input_shape": list,
 }  # fmt: skip
 _RECORD_FIELDS = set(EpochRecord.__annotations__)
 _OPTIONAL = {"validation_error", "validation_denoising_cost"}
@@ -191,9 +195,8 @@ def load_run(folder: Path, *, module: Module | None = None) -> Run:
     config = _read(folder / "config.json")
     _check_format(folder, config)
     _check_fields(folder / "config.json", "field", config, _CONFIG_FIELDS)
+    _check_kinds(folder / "config.json", config)
     _check_files(folder, _FILES if config["preparation"] else _FILES[:-1])
-    if not isinstance(config["training"], dict):
-        raise RunError(f"{folder / 'config.json'} is damaged: its field training is no JSON object.")
     try:
         model = _rebuild(folder, config, module)
         _load_weights(model, folder / "weights.safetensors")
@@ -290,24 +293,39 @@ def _rebuild(folder: Path, config: dict[str, Any], module: Module | None) -> Lad
     _check_fields(folder / "config.json", "parameter", parameters, made().get_params())
     parameters["module"] = _module(parameters["module"], module)
     model = made(**parameters)
+    model.check_settings()
     labels, features = config["labels"], config["n_features_in"]
     if isinstance(model, LadderClassifier):
-        if not all(isinstance(label, (str, int, float)) for label in labels["classes"]):
-            raise ValueError("the classes are not all strings or numbers.")
-        if not labels["classes"]:
-            raise ValueError("there are no classes.")
+        _check_classes(labels["classes"])
         model.classes_ = np.array(labels["classes"])
         if model.classes_.dtype.kind in "iuf" and labels["dtype"] in _NUMBERS:
             model.classes_ = model.classes_.astype(labels["dtype"])
+        if model.classes_.tolist() != labels["classes"] or not (model.classes_[1:] > model.classes_[:-1]).all():
+            raise ValueError("the classes are not of one kind, sorted and all different.")
     else:
         model.y_mean_, model.y_scale_ = float(labels["mean"]), float(labels["scale"])
+        if not math.isfinite(model.y_mean_) or not 0 < model.y_scale_ < math.inf:
+            raise ValueError(f"the labels' mean and scale are {shown(labels['mean'])} and {shown(labels['scale'])}.")
     model.n_features_in_ = features
-    model.input_shape_ = tuple(int(size) for size in config["input_shape"])
+    model.input_shape_ = check_sizes("input_shape", config["input_shape"], "the shape of a row")
     if math.prod(model.input_shape_) != features:
         raise ValueError(f"rows of shape {model.input_shape_} have another number of columns than {features}.")
-    if config["feature_names_in"] is not None:
+    if (names := config["feature_names_in"]) is not None:
+        if len(names) != features or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"the field feature_names_in does not hold {features} names.")
         model.feature_names_in_ = np.array(config["feature_names_in"], dtype=object)
     return model
+
+
+def _check_classes(classes: Any) -> None:
+    """Check that classes are strings or numbers, and take no more memory as an array than a file of theirs may."""
+    if not isinstance(classes, list) or not all(isinstance(label, (str, int, float)) for label in classes):
+        raise ValueError("the classes are not all strings or numbers.")
+    if len(classes) < 2:
+        raise ValueError(f"there are {len(classes)} classes, which must be two or more.")
+    longest = max(len(label) if isinstance(label, str) else 1 for label in classes)
+    if len(classes) * longest > JSON_BYTES:  # each takes as much as the longest
+        raise ValueError(f"{len(classes)} classes with names of up to {longest} characters are too many.")
 
 
 def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None:
@@ -317,6 +335,7 @@ def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None
         tensors = {name: file.get_tensor(name) for name in names}
     kind: Any = Whitening if f"{_SCALING}whitening" in tensors else Scaling
     measured = {field.name: tensors.pop(_SCALING + field.name).numpy() for field in fields(kind)}
+    _check_values(path.name, measured, tensors)
     model.scaling_ = kind(**{name: value if value.ndim else value.item() for name, value in measured.items()})
     ladder = model._build_ladder(seed=0, device=torch.device("cpu"))
     for name, module in ladder.named_modules():  # a scale that the network's own normalisation had learned
@@ -327,6 +346,17 @@ def _load_weights(model: LadderClassifier | LadderRegressor, path: Path) -> None
     ladder.load_state_dict({name.removeprefix(_LADDER): tensor for name, tensor in tensors.items()})
     model.ladder_ = ladder.eval()
     model._n_features_out = math.prod(ladder.shapes[-2])
+
+
+def _check_values(name: str, scaling: Mapping[str, NDArray[Any]], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check that weights are finite, as all that are written are, and that the scaling is one."""
+    for tensor, value in tensors.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite values in {tensor}.")
+    for field, values in scaling.items():
+        positive, endless = field not in ("center", "mean", "whitening"), field in ("scale", "limit")
+        if np.isnan(values).any() or (positive and (values <= 0).any()) or (not endless and np.isinf(values).any()):
+            raise ValueError(f"{name} holds values in {_SCALING}{field} that no scaling has.")
 
 
 def _check_shapes(model: LadderClassifier | LadderRegressor, name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -340,35 +370,53 @@ def _check_shapes(model: LadderClassifier | LadderRegressor, name: str, shapes: 
         raise ValueError(f"{name} holds a scaling for another number of columns than {features}.")
     if model.module is None:
         widths = (features, *model._widths(features), model._outputs())
+        if len(model.input_shape_) != 1 or len(widths) > len(shapes):
+            raise ValueError(f"{name} holds other widths than {shown(widths)}.")
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
             if shapes[f"{_LADDER}network.{2 * layer}.0.weight"] != (fan_out, fan_in):
-                raise ValueError(f"{name} holds other widths than {widths}.")
+                raise ValueError(f"{name} holds other widths than {shown(widths)}.")
     elif getattr(networks, getattr(model.module, "__name__", ""), None) is model.module:
         with torch.device("meta"):
             network = model._encoder(torch.Generator(), 0)
-        needed, there = sum(p.numel() for p in network.parameters()), sum(map(math.prod, shapes.values()))
-        if needed > there:
-            raise ValueError(f"{name} holds {there} numbers, but the network has {needed}.")
+        needed = Counter(tuple(weight.shape) for weight in network.parameters() if weight.dim() > 1)
+        if lacking := needed - Counter(shapes.values()):
+            raise ValueError(
+                f"{name} holds other weights than the network has, of the shape {max(lacking, key=math.prod)} none or "
+                "too few."
+            )
 
 
 def _read_history(path: Path) -> list[EpochRecord]:
-    lines = _text(path).splitlines()
-    history: list[EpochRecord] = [json.loads(line) for line in lines]
+    """Read a line an epoch, each with the fields of an `EpochRecord`; numbers may be NaN."""
+    history: list[EpochRecord] = [json.loads(line) for line in _text(path).splitlines()]
     for number, record in enumerate(history, start=1):
         fit = isinstance(record, dict) and {*record} <= _RECORD_FIELDS and _RECORD_FIELDS - {*record} <= _OPTIONAL
-        if not fit or not all(isinstance(v, (int, float, list)) for v in record.values()):
-            raise ValueError(f"line {number} of {path.name} is no record of an epoch")
+        if not fit or record["epoch"] != number or not all(map(_is_measured, record.items())):
+            raise ValueError(f"line {number} of {path.name} is no record of epoch {number}")
     return history
+
+
+def _is_measured(field: tuple[str, Any]) -> bool:
+    name, value = field
+    if name == "denoising_costs":
+        return isinstance(value, list) and all(cost is None or type(cost) in (int, float) for cost in value)
+    return type(value) in (int, float)
+
+
+def _check_kinds(path: Path, config: Mapping[str, Any]) -> None:
+    for name, kind in _CONFIG_FIELDS.items():
+        if not isinstance(config[name], kind) or (isinstance(config[name], bool) and kind is not bool):
+            raise RunError(f"{path} is damaged: its field {name} is {shown(config[name])}.")
 
 
 def _check_format(folder: Path, config: Mapping[str, Any]) -> None:
     found, made_by = config.get("format"), config.get("laddernet")
-    if found == FORMAT:
+    if found == FORMAT and type(found) is int:
         return
     newer = isinstance(found, int) and found > FORMAT
     raise RunError(
-        f"{folder} has run format {found!r}; this version reads format {FORMAT}. It was made by "
-        f"{'a newer laddernet' if newer else 'another laddernet'} ({made_by!r}): "
+        f"{folder} has run format {shown(found)}; this version reads format {FORMAT}. It was made by "
+        f"{'a newer laddernet' if newer else 'another laddernet'} ({shown(made_by)}): "
         f"{'update this one' if newer else 'open it with that version, or train it anew'}."
     )
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="List the data sets that have a name here, or download one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+_LAST_SEED = 2**32 - 1
+_MOST_SEEDS = 10_000
 _KNOWN = "digits (embedded), mnist or cifar10"
 DataName = Annotated[str, typer.Argument(metavar="DATA", help=f"A data set: {_KNOWN}.")]
 DataOrFile = Annotated[
@@ -127,7 +130,7 @@ def _format_warning(
 ) -> str:
     """Write what is meant for the user as one line, and other warnings as Python does."""
     if issubclass(category, UserWarning):
-        return f"laddernet: {' '.join(str(message).split())}\n"
+        return f"laddernet: {_printable(str(message))}\n"
     return _python_format(message, category, filename, lineno, line)
 
 
@@ -162,7 +165,12 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 def _say(text: str) -> None:
     rank = launched_rank()
-    typer.echo(f"laddernet{f' (process {rank})' if rank else ''}: {text}", err=True)
+    typer.echo(f"laddernet{f' (process {rank})' if rank else ''}: {_printable(text)}", err=True)
+
+
+def _printable(text: str) -> str:
+    """Text on one line, without what could steer a terminal: names out of files are in errors and warnings."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def _show_version(wanted: bool) -> None:
@@ -215,7 +223,7 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's; of a FILE, by its rows]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the labelled rows and all else random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LAST_SEED, help="Fixes the labelled rows and all else random.")] = 0,
     variant: Annotated[Variant | None, typer.Option(help="Which layers denoise.")] = None,
     validation_fraction: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the labelled rows kept back, to show an error each epoch.")
@@ -387,6 +395,7 @@ def predict(
 
     check_writable(out, overwrite=overwrite)
     loaded = load_run(run)
+    _check_training(run, loaded)
     written = 0
 
     def answers(x: Any) -> dict[str, Any]:
@@ -408,20 +417,29 @@ def predict(
     typer.echo(f"{written:,} predictions written to {out}")
 
 
+def _check_training(run: Path, loaded: "Run") -> None:
+    """Check what a run says of its data, as far as a command goes by it."""
+    from laddernet.arguments import shown
+    from laddernet.errors import RunError
+
+    known = loaded.training
+    for name, kind in {"label": str, "seed": int, "dataset": str, "image_size": int, "channels": int}.items():
+        if name in known and (not isinstance(known[name], kind) or isinstance(known[name], bool)):
+            raise RunError(f"{run} is damaged: it has {shown(known[name])} as the {name} that it was trained with.")
+
+
 def _rows_for(loaded: "Run", file: Path, by_parts: bool | None) -> Iterator[Any]:
     """Rows of a file as a run's model takes them: by parts, or all of them."""
     from laddernet.data.files import read_parts, read_rows
-    from laddernet.errors import DataError
+    from laddernet.errors import about
     from laddernet.tables import is_large, label_in
 
     label, preparation = label_in(file, loaded.training.get("label")), loaded.preparation
     text = [] if preparation is None else preparation.text_columns
 
     def prepared(x: Any, first: int = 0) -> Any:
-        try:
+        with about(file):
             return x if preparation is None else preparation.apply(x, first=first)
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from error
 
     if not is_large(file, by_parts):
         yield prepared(read_rows(file, label_column=label, labels_required=False, text_columns=text).x)
@@ -438,7 +456,7 @@ def _images_for(run: Path, loaded: "Run", folder: Path, *, labeled: bool = False
     if "image_size" not in loaded.training:
         raise RunError(f"{run} was not trained on a folder of images, but {folder} is a folder.")
     size, channels = loaded.training["image_size"], loaded.training.get("channels")
-    if not isinstance(size, int) or size < 1 or channels not in (1, 3):
+    if not isinstance(size, int) or channels not in (1, 3) or loaded.model.input_shape_ != (channels, size, size):
         raise RunError(f"{run} is damaged: it does not say the size and the channels of its images.")
     return read_images(folder, size=size, channels=channels, fewest_classes=1 if labeled else None)
 
@@ -485,7 +503,7 @@ def tune(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data in each trial, and in training with what is found.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the rows, the networks and the search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LAST_SEED, help="Fixes the rows, the networks and the search.")] = 0,
     out: Annotated[Path, typer.Option(help="File of the best settings, for train --settings.")] = Path("best.json"),
     storage: Annotated[
         Path | None, typer.Option(help="File of the search, which a later call goes on with. [default: OUT.journal]")
@@ -542,6 +560,7 @@ def evaluate(
     from laddernet.tables import read_labeled, score
 
     loaded = load_run(run)
+    _check_training(run, loaded)
     seed = loaded.training.get("seed")
     x: Any
     y: Any
@@ -744,9 +763,14 @@ def _parse_seeds(text: str) -> list[int]:
     seeds: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise typer.BadParameter(f"{text!r} is not a list such as 0-9 or 1,3,5-7.", param_hint="--seeds")
-        seeds.update(range(int(first), int(last if dash else first) + 1))
+        last = last if dash else first
+        if not all(re.fullmatch("[0-9]{1,10}", number) for number in (first, last)) or int(last) < int(first):
+            raise typer.BadParameter(f"{text!r:.80} is not a list such as 0-9 or 1,3,5-7.", param_hint="--seeds")
+        if int(last) > _LAST_SEED or int(last) - int(first) >= _MOST_SEEDS:
+            raise typer.BadParameter(
+                f"{text!r:.80} goes beyond {_LAST_SEED}, or has more than {_MOST_SEEDS} seeds.", param_hint="--seeds"
+            )
+        seeds.update(range(int(first), int(last) + 1))
     return sorted(seeds)
 
 

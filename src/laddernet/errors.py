@@ -1,7 +1,10 @@
 """What this library raises when the input, not the code, is wrong."""
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class LaddernetError(Exception):
@@ -30,6 +33,25 @@ class TrainingError(LaddernetError, ArithmeticError):
 
 class ProcessLostError(LaddernetError, RuntimeError):
     """Another process of the same training ended, or cannot be reached."""
+
+
+def memory_size() -> float:
+    """Return this machine's memory in bytes; infinite where it cannot be told."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Put a file's name before what a `DataError` says of its content, where it does not name it already."""
+    try:
+        yield
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
 
 
 @contextmanager

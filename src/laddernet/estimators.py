@@ -4,10 +4,12 @@ import copy
 import math
 import warnings
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -35,11 +37,21 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
-from laddernet.arguments import check_choice, check_flag, check_kind, check_number, check_sizes, check_whole
+from laddernet.arguments import (
+    check_choice,
+    check_flag,
+    check_kind,
+    check_number,
+    check_numbers,
+    check_sizes,
+    check_whole,
+    shown,
+)
+from laddernet.combinators import COMBINATORS
 from laddernet.data.labels import SparseLabels, Task, choose_held_out, class_numbers
 from laddernet.distributed import ALONE, Processes
-from laddernet.errors import memory_watched
-from laddernet.ladder import VARIANTS, Ladder, Variant, default_weights
+from laddernet.errors import OutOfMemoryError, memory_size, memory_watched
+from laddernet.ladder import VARIANTS, Ladder, Variant, check_noise, default_weights
 from laddernet.loop import Callback, EpochRecord
 from laddernet.networks import mlp
 from laddernet.resume import Checkpoint
@@ -73,6 +85,8 @@ LADDER_OPTIONS = frozenset({"supervised_path", "detach_targets", "joint_statisti
 TRAINING_OPTIONS = frozenset({"decay", "averaged_epochs"})
 """What `training_options` may name."""
 _LESS_MEMORY = "a smaller batch_size, a narrower network (hidden_layer_sizes) or fewer rows need less."
+_BYTES = 16  # of a parameter in training: its value, its gradient and Adam's two moments
+_COMBINATOR = 10  # parameters of a unit of the decoder
 _AUTO_STEPS = 1500
 _FEW_COLUMNS = 50
 _PREDICTION_ROWS = 2000
@@ -215,6 +229,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return the labels that rows have; checked."""
         if not isinstance(y, SparseLabels):
             y = column_or_1d(np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y), warn=True)
+            if y.dtype.kind in ("m", "M"):
+                raise ValueError(f"y holds dates or durations ({y.dtype}): make them classes or numbers first.")
         labels = SparseLabels.of(y, task=self._task)
         if (count := len(labels.numbers)) < fewest:
             mark = "-1, None or NaN" if self._task == "classification" else "NaN or None"
@@ -289,7 +305,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             keeper = checkpoint
         if keeper is not None and keeper.processes is not processes:
             raise ValueError("the checkpoint must have the processes that fit.")
-        self._check_settings()
+        self.check_settings()
         callback = callback if callback is not None or not self.verbose else _progress()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             self._fit(X, y, sample_weight, callback, keeper, processes)
@@ -341,6 +357,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         elif (self.input_scaling == "whitened") != isinstance(self.scaling_, Whitening):
             raise ValueError("warm_start goes on with the fitted scaling, and that is not the input_scaling asked for.")
         x = self._scaled(rows, device)
+        self._check_room()
         ladder = self._build_ladder(seed, device)
         if previous is not None:
             _start_from(previous, ladder)
@@ -442,9 +459,15 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         seed = self._seed()
         if first:
             if classes is not None:
-                self._learn_labels(np.asarray(classes), again=False)
+                named = column_or_1d(np.asarray(classes))
+                told = self._read_labels(named, fewest=0)
+                if len(told.numbers) < len(named):
+                    mark = np.delete(named, told.numbers).tolist()[0]
+                    raise ValueError(f"classes has {mark!r}, which marks a row without a label: it is no class.")
+                self._learn_labels(told.values, again=False)
             self._learn_labels(labels.values, again=classes is not None)
             self.scaling_ = fit_scaling(rows, self.input_scaling, self.column_weights)
+            self._check_room()
             self.ladder_ = self._build_ladder(seed, device_of(self.device))
             self._n_features_out = math.prod(self.ladder_.shapes[-2])
             self.precision_ = resolve_precision(self.precision, self.ladder_)
@@ -497,6 +520,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _check_rows(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
         """Return rows as a matrix of floats, a CSR matrix, or those on disk; remember their shape, or check it."""
         on_disk = stored(X)
+        if on_disk is None:
+            _check_kind(X)
         X, shape = _flat_rows(X) if on_disk is None else (X, on_disk.row_shape)
         if not reset:
             self._check_shape(shape)
@@ -513,8 +538,6 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _check_values(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
         """Return flat rows as a matrix of floats or a CSR matrix; all finite, with the columns that there should be."""
-        if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
-            raise ValueError("X holds dates or durations: give numbers, such as days since the first of them.")
         try:
             return validate_data(
                 self, X, dtype=_input_types(X), accept_sparse="csr", reset=reset, ensure_min_samples=fewest
@@ -526,6 +549,8 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                     "skrub.TableVectorizer does; `laddernet train FILE` does it for you."
                 ) from error
             raise
+        except OverflowError as error:
+            raise ValueError(f"X holds a number that is too large ({error}).") from error
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Check that rows with more than one dimension have those of training, where it counts."""
@@ -557,8 +582,14 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             **_known(self.training_options, TRAINING_OPTIONS, "training_options"),
         )
 
-    def _check_settings(self) -> None:
-        """Check what nothing else checks before the rows are looked at."""
+    def check_settings(self) -> None:
+        """Check all settings as far as that can be done without data; `fit` and `partial_fit` do it first.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If one is out of range or of a wrong type; the message says which, what it may be and what it is.
+        """
         if not isinstance(self.hidden_layer_sizes, str) or self.hidden_layer_sizes != "auto":
             widths = "'auto' or a sequence of widths, such as (250, 250)"
             check_sizes("hidden_layer_sizes", self.hidden_layer_sizes, widths)
@@ -572,6 +603,33 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         check_choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
         for name in ("ladder_options", "training_options"):
             check_kind(name, getattr(self, name), (Mapping, type(None)), "a mapping of names to values, or None")
+        _known(self.ladder_options, LADDER_OPTIONS, "ladder_options")
+        check_noise(self.noise_std)
+        if not isinstance(self.denoising_weights, str):
+            check_numbers("denoising_weights", self.denoising_weights)
+        elif self.denoising_weights != "auto":
+            raise ValueError(f"denoising_weights must be 'auto' or one number a layer, got {self.denoising_weights!r}.")
+        check_choice("combinator", self.combinator, tuple(COMBINATORS))
+        if self.module is not None and not callable(self.module):
+            raise TypeError(f"module must be a torch module or make one, got {type(self.module).__name__}.")
+        check_kind("device", self.device, (str, torch.device), "a device's name, such as 'auto', 'cpu' or 'cuda:0'")
+        if isinstance(self.random_state, Integral):
+            check_whole("random_state", int(self.random_state), 0, most=2**32 - 1)
+        self._training_config(2)
+
+    def _check_room(self) -> None:
+        """Check, before any is taken, that there is memory to train a fully connected network of these widths."""
+        if self.module is not None:
+            return
+        widths = [*self.input_shape_, *self._widths(*self.input_shape_), self._outputs()]
+        weights = sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths))
+        decoders = self.variant in ("full", "bottom")
+        size = _BYTES * ((1 + decoders) * weights + _COMBINATOR * decoders * sum(widths))
+        if size > memory_size():
+            raise OutOfMemoryError(
+                f"to train a network of the widths {shown(widths)} takes {size / 2**30:,.0f} GiB, more than this "
+                "machine has: make hidden_layer_sizes smaller."
+            )
 
     def _hold_out(self, labels: SparseLabels, seed: int) -> NDArray[np.int64]:
         """Choose the rows to validate on; return their sorted numbers.
@@ -755,6 +813,38 @@ def auto_widths(features: int) -> tuple[int, ...]:
     return (100, 100) if features <= _FEW_COLUMNS else (250, 250)
 
 
+def _check_kind(X: Any) -> None:
+    """Refuse what scikit-learn takes for numbers in silence, or where it fails in another library's words."""
+    if np.ma.is_masked(X):
+        raise ValueError("X is a masked array, whose masked values would count: fill them, or leave the rows out.")
+    if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
+        raise ValueError("X holds dates or durations: give numbers, such as days since the first of them.")
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        names = list(map(str, X.columns))
+        if doubled := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"X has more than one column named {', '.join(doubled)}. Give each its own name.")
+        kinds = zip(names, X.dtypes, strict=True)
+        if dates := [name for name, kind in kinds if getattr(kind, "kind", "O") in ("M", "m")]:
+            raise ValueError(
+                f"X has columns that hold dates or durations: {', '.join(dates)}. Give numbers, such as days since the "
+                "first of them, or have `laddernet train FILE` make them."
+            )
+
+
+def _row_weights(sample_weight: ArrayLike | None, rows: Any) -> NDArray[np.float64]:
+    """Return a weight for each row, checked; 1 where none are given."""
+    if sample_weight is not None:
+        given = np.asarray(sample_weight)
+        try:
+            if given.dtype.kind not in "biufO":
+                raise TypeError(f"they are of {given.dtype}")
+            sample_weight = given.astype(np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"sample_weight must hold numbers: {error}.") from error
+    weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    return np.asarray(weights, dtype=np.float64)
+
+
 def _flat_rows(X: Any) -> tuple[Any, tuple[int, ...]]:
     """Return rows of more than one dimension as flat ones, with the shape that they had; others as they are."""
     if isinstance(X, torch.Tensor):
@@ -795,7 +885,7 @@ def _known_weights(sample_weight: Any, rows: Any, labels: SparseLabels) -> NDArr
     """The caller's weights of the labelled rows, 1 where none are given."""
     if sample_weight is None:
         return np.ones(len(labels.numbers))
-    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    weight = _row_weights(sample_weight, rows)
     of_known: NDArray[np.float64] = weight[labels.numbers]
     return of_known
 
@@ -1062,7 +1152,7 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         TrainingError
             If a cost becomes infinite or NaN.
         """
-        self._check_settings()
+        self.check_settings()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             return self._partial_fit(X, y, sample_weight, classes)
 
@@ -1076,7 +1166,8 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
         classes = np.array(classes.tolist()) if classes.dtype == object else classes
         if not again:
             if len(classes) < 2:
-                raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs at least two classes.")
+                only = f"one class only, {classes.tolist()[0]!r}" if len(classes) else "no class"
+                raise ValueError(f"y holds {only}; a classifier needs at least two classes.")
             self.classes_: NDArray[Any] = classes
         elif unseen := set(classes.tolist()) - set(self.classes_.tolist()):
             raise ValueError(
@@ -1114,9 +1205,9 @@ class LadderClassifier(ClassifierMixin, _LadderEstimator):  # type: ignore[misc]
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Share of right answers among the rows of `X` that have a label in `y`."""
-        check_consistent_length(X, y, sample_weight)
+        check_consistent_length(X, y)
         labels = self._read_labels(y, fewest=1)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labels.numbers]
+        weight = None if sample_weight is None else _row_weights(sample_weight, y)[labels.numbers]
         truth, answers = labels.values.tolist(), self.predict(X)[labels.numbers].tolist()
         return float(accuracy_score(truth, answers, sample_weight=weight))
 
@@ -1155,7 +1246,7 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
         The target's mean and scale stay those of the first labels.
         """
-        self._check_settings()
+        self.check_settings()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
             return self._partial_fit(X, y, sample_weight, None)
 
@@ -1179,7 +1270,7 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
     def _numbers(known: NDArray[Any]) -> NDArray[np.float64]:
         try:
             return known.astype(np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"y must hold numbers, and NaN where there is no label: {error}.") from error
 
     def _outputs(self) -> int:
@@ -1191,9 +1282,9 @@ class LadderRegressor(RegressorMixin, _LadderEstimator):  # type: ignore[misc]
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Coefficient of determination over the rows of `X` that have a label in `y`."""
-        check_consistent_length(X, y, sample_weight)
+        check_consistent_length(X, y)
         labels = self._read_labels(y, fewest=2)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labels.numbers]
+        weight = None if sample_weight is None else _row_weights(sample_weight, y)[labels.numbers]
         answers = self.predict(X)[labels.numbers]
         return float(r2_score(self._numbers(labels.values), answers, sample_weight=weight))
 
@@ -1239,7 +1330,7 @@ def fit_together(
     with ExitStack() as stack:
         stack.enter_context(memory_watched(f"{_LESS_MEMORY} Fewer models at once need less, too."))
         for model in models:
-            model._check_settings()
+            model.check_settings()
             stack.enter_context(model._all_or_nothing())
         _fit_together(models, X, labels, callback, checkpoint)
 

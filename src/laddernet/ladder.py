@@ -10,14 +10,23 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from laddernet.arguments import check_callable, check_choice, check_flag, check_kind, check_number, check_numbers
+from laddernet.arguments import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_kind,
+    check_number,
+    check_numbers,
+    shown,
+)
 from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
 from laddernet.distributed import ALONE, Processes, Share, Stack
+from laddernet.errors import ArgumentError
 from laddernet.fused import Drawn, Kernels, Target, descend, library, normal, product_dtype, rise, slope_of
 from laddernet.kernels import Library
 from laddernet.losses import TASKS
@@ -42,6 +51,8 @@ DECODER_ROWS = 10_000
 """Rows that `Ladder.calibrate` measures the decoder's statistics on, at most."""
 SALTS = 2
 """Times the layer, what its noise adds to the seed of a step; the input has one for each stream."""
+MOST_NOISE = 1e6
+"""Standard deviation of the noise, at most: beyond it float32 keeps nothing of what it is added to."""
 AT_ONCE = 2**24
 """Rows times values of the widest layer, the input among them, up to which `Ladder.calibrate` takes all rows through
 the network at once."""
@@ -908,12 +919,30 @@ def default_weights(variant: Variant, layers: int) -> tuple[float, ...]:
     return (1000.0, *(10.0, *[0.1] * layers)[: layers - 1], top)
 
 
-def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float, ...]:
+def check_noise(noise_std: Any) -> tuple[float, ...]:
+    """Return the entries of `noise_std`, as `Ladder` takes it; one where it is a number.
+
+    Raises
+    ------
+    ArgumentError
+        If it is neither a number nor a sequence of them, or one is out of range.
+    """
     if isinstance(noise_std, Iterable):
         stds = check_numbers("noise_std", noise_std)
     else:
         check_number("noise_std", noise_std, "finite and not negative", 0)
-        stds = (float(noise_std),) * (layers + 1)
+        stds = (float(noise_std),)
+    if stds and max(stds) > MOST_NOISE:
+        raise ArgumentError(
+            f"noise_std must be at most {MOST_NOISE:g}, beyond which nothing is left of what it is added to, got "
+            f"{shown(noise_std)}."
+        )
+    return stds
+
+
+def _noise_stds(noise_std: float | Sequence[float], layers: int) -> tuple[float, ...]:
+    stds = check_noise(noise_std)
+    stds = stds if isinstance(noise_std, Iterable) else stds * (layers + 1)
     if len(stds) != layers + 1:
         raise ValueError(
             f"noise_std must be one number or {layers + 1} of them, one for the input and one for each of the "

@@ -51,9 +51,7 @@ def mlp(
         raise ValueError(f"widths must be at least two positive integers, got {tuple(widths)}.")
     modules: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=False)  # type: ignore[no-untyped-call]
-        nn.init.normal_(linear.weight, std=fan_in**-0.5, generator=generator)
-        modules += [linear, activation()]
+        modules += [_linear(fan_in, fan_out, generator), activation()]
     return nn.Sequential(*modules[:-1])
 
 
@@ -116,8 +114,7 @@ def conv_small(
         If `input_shape` is not of images, or they are too small.
     """
     channels, *_ = _image_shape(input_shape, at_least=5)
-    linear = nn.utils.skip_init(nn.Linear, outputs, outputs, bias=False)  # type: ignore[no-untyped-call]
-    nn.init.normal_(linear.weight, std=outputs**-0.5, generator=generator)
+    linear = _linear(outputs, outputs, generator)
     return nn.Sequential(
         *_convolution(channels, 32, 5, nn.ReLU(), generator, full=True),
         *_pool(32),
@@ -272,6 +269,15 @@ class WideResNet(nn.Module):
         return logits
 
 
+def _linear(fan_in: int, fan_out: int, generator: torch.Generator | None) -> nn.Linear:
+    """A map without bias, whose weights start as N(0, 1 / fan_in)."""
+    linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, fan_in, fan_out, bias=False, device=torch.get_default_device()
+    )
+    nn.init.normal_(linear.weight, std=fan_in**-0.5, generator=generator)
+    return linear
+
+
 def _convolution(
     below: int,
     above: int,
@@ -284,7 +290,7 @@ def _convolution(
     """A convolution with its normalisation and activation; "full" pads by all but one of the kernel's positions."""
     padding = size - 1 if full and isinstance(size, int) else 0
     convolution = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Conv2d, below, above, size, padding=padding, bias=False
+        nn.Conv2d, below, above, size, padding=padding, bias=False, device=torch.get_default_device()
     )
     _start(convolution, generator)
     return [convolution, nn.BatchNorm2d(above), activation]

@@ -1,6 +1,7 @@
 """Tables to numbers: categories, dates, text and missing values, as the training rows had them."""
 
 import difflib
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
-MOST_BYTES = 2**28
-"""Of what a saved preparation holds, unpacked."""
+MOST_BYTES, MOST_TIMES = 2**26, 200
+"""What a saved preparation may unpack to: so many bytes, or so many times its own size if that is more. Columns of
+categories say much the same and shrink to a fiftieth, 450 of them from 290 MB to 6 MB."""
 # Text: latent semantics of hashed character n-grams. On 20,000 short misspelt texts of 10 classes, a linear classifier
 # got 32 % right from it (in 1.0 s, hashing each text; 0.2 MB of state), 20 % from skrub's StringEncoder (1.7 s, 31 MB)
 # and 20 % from its MinHashEncoder (10.5 s, 0.9 MB), each with 30 columns; more buckets gave nothing.
@@ -180,6 +182,7 @@ class Preparation:
         """Turn rows of a table into numbers, each row for itself.
 
         Columns are found by their names, in any order; those that training did not have are left out with a warning.
+        Another one tells of numbers and dates that are missing in columns that lacked none in training.
 
         Parameters
         ----------
@@ -225,6 +228,7 @@ class Preparation:
     def _filled(self, amounts: NDArray[np.float64]) -> NDArray[np.float32]:
         """Numbers and dates with the medians in their gaps, and where the gaps are."""
         gone: NDArray[np.bool_] = np.isnan(amounts)
+        self._warn_of_gaps(gone)
         filled = np.where(gone, self.medians, amounts) - self.offsets
         return np.concatenate([filled.astype(np.float32), gone[:, self.gaps]], axis=1, dtype=np.float32)
 
@@ -250,8 +254,11 @@ class Preparation:
         try:
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist())
-            if size > MOST_BYTES:
+                odd = [name for name in archive.namelist() if not re.fullmatch(r"schema\.json|\d+\.npy", name)]
+            if size > max(MOST_BYTES, MOST_TIMES * Path(path).stat().st_size):
                 raise RunError(f"{path} would take {size:,} bytes, which no preparation does: it is not loaded.")
+            if odd:  # such as archives within
+                raise RunError(f"{path} holds {odd[0]!a:.100}, which no preparation does: it is not loaded.")
             state = skops.io.load(path, trusted=_TRUSTED)
         except RunError:
             raise
@@ -262,7 +269,42 @@ class Preparation:
             raise RunError(f"{path} cannot be read as a preparation ({reason}).") from error
         if not isinstance(state, dict) or state.pop("format", None) != FORMAT or set(state) != set(_FIELDS):
             raise RunError(f"{path} is not a preparation of format {FORMAT}.")
-        return cls(**state)
+        loaded = cls(**state)
+        try:
+            loaded._try()
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RunError(f"{path} is not a usable preparation: {reason}") from error
+        return loaded
+
+    def _try(self) -> None:
+        """Prepare a row of gaps, in which each part has its turn, so that parts that do not fit are found at once."""
+        import pandas as pd
+
+        for name in ("columns", "dropped", "numeric"):
+            names = getattr(self, name)
+            if not isinstance(names, list) or not all(type(entry) is str for entry in names):
+                raise ValueError(f"its {name} are no list of names.")
+        for name in ("medians", "offsets", "gaps"):
+            values, kind = getattr(self, name), np.bool_ if name == "gaps" else np.float64
+            if not isinstance(values, np.ndarray) or values.dtype != kind or not np.isfinite(values).all():
+                raise ValueError(f"its {name} are no array of finite numbers.")
+        with warnings.catch_warnings(action="ignore"):
+            made = self.apply(pd.DataFrame({name: [None] for name in self.columns}, dtype=object))
+        wanted = (1, len(self.feature_names))
+        if made.shape != wanted or self.column_weights.shape != wanted[1:] or not np.isfinite(made).all():
+            raise ValueError(f"it makes rows of shape {made.shape[1:]}, not {wanted[1:]}, or not all finite.")
+
+    def _warn_of_gaps(self, gone: NDArray[np.bool_]) -> None:
+        """Tell of columns that lack values, but did not in training, which then learned nothing from a gap."""
+        new = gone.any(axis=0) & ~self.gaps
+        inputs = [*self.numeric, *_inputs(self.vectorizer, *_AMOUNTS)]
+        if names := list(dict.fromkeys(name for name, lacks in zip(inputs, new, strict=True) if lacks)):
+            warnings.warn(
+                f"values are missing in {_quote(names)}, which lacked none in training: the median of its rows stands "
+                "in.",
+                stacklevel=4,
+            )
 
     def _vectorize(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         """Numbers and, in columns of text, strings of the columns that are not numeric."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from laddernet import streaming
 from laddernet.data.files import MOST_CLASSES, known_labels, read_parts, read_rows, tell_task
 from laddernet.data.labels import SparseLabels, Task, choose_held_out, hide_labels, hold_out, labeled_rows
-from laddernet.errors import DataError
+from laddernet.errors import DataError, about
 from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.preparation import Preparation
 
@@ -156,12 +156,14 @@ def prepare(path: Path, options: FileOptions, *, folder: Path | None = None) -> 
     training, test = np.arange(len(y)), np.arange(0)
     if options.test is None and options.test_fraction > 0:
         training, test = hold_out(y, options.test_fraction, task=task, seed=options.seed)
-    preparation = Preparation.fit(_take(rows.x, training), drop=options.drop)
-    x_train = preparation.apply(_take(rows.x, training))
+    with about(path):
+        preparation = Preparation.fit(_take(rows.x, training), drop=options.drop)
+        x_train = preparation.apply(_take(rows.x, training))
     if options.test is not None:
         x_test, y_test = read_labeled(options.test, preparation, label_column=label, task=task)
     else:
-        x_test = preparation.apply(_take(rows.x, test)) if len(test) else x_train[:0]
+        with about(path):
+            x_test = preparation.apply(_take(rows.x, test)) if len(test) else x_train[:0]
         y_test = y[test]
     y_train = y[training]
     if options.labels is not None:
@@ -235,8 +237,9 @@ def read_labeled(
     rows = read_rows(path, label_column=label_column, text_columns=text)
     assert rows.y is not None
     _check_marks(path, rows.y[rows.labeled], task)
-    x = _take(rows.x, np.flatnonzero(rows.labeled))
-    return (np.asarray(x) if preparation is None else preparation.apply(x)), rows.y[rows.labeled]
+    with about(path):
+        x = _take(rows.x, np.flatnonzero(rows.labeled))
+        return (np.asarray(x) if preparation is None else preparation.apply(x)), rows.y[rows.labeled]
 
 
 def _read_labeled_of_large(
@@ -329,6 +332,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or (unknown := sorted(set(settings) - set(known))):
         what = "a JSON object" if not isinstance(settings, dict) else f"settings only; it has {', '.join(unknown)}"
         raise DataError(f"{path} must hold {what}. Known are {', '.join(sorted(known))}.")
+    try:
+        (LadderClassifier if "class_weight" in settings else LadderRegressor)(**settings).check_settings()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from error
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 

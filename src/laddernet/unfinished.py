@@ -136,6 +136,7 @@ class Making:
 
     def _choose(self, usual: Path) -> Path:
         folder = self.out or new_folder(usual)
+        _check_inside(folder)
         if not self.resumed:
             check_free(folder, overwrite=self.overwrite)
         return folder
@@ -148,6 +149,7 @@ class Making:
     def _write_command(self, path: Path) -> None:
         content = {"format": _FORMAT, "laddernet": __version__, "options": self.options.to_json()}
         beside = path.with_name(f"{path.name}.writing")
+        beside.unlink(missing_ok=True)
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         beside.replace(path)
 
@@ -155,6 +157,15 @@ class Making:
 def how_to_resume(folder: Path) -> str:
     """Return the command that goes on with an unfinished run."""
     return f"laddernet train --resume {shlex.quote(str(folder))}"
+
+
+def _check_inside(folder: Path) -> None:
+    """Check that what is written while a run is made goes into its folder, and not to where a link in it leads."""
+    unfinished = folder / UNFINISHED
+    if unfinished.is_symlink():
+        raise RunError(f"{unfinished} is a link: it is neither read nor written to.")
+    for path in unfinished.iterdir() if unfinished.is_dir() else ():
+        inside(path)
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -170,6 +181,7 @@ def read_options(folder: Path) -> TrainOptions:
     RunError
         If nothing is unfinished there, or its command cannot be read.
     """
+    _check_inside(folder)
     path = inside(folder / UNFINISHED / COMMAND)
     if not path.is_file():
         finished = (folder / "config.json").is_file()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from laddernet.data.labels import SparseLabels
-from laddernet.errors import DataError
+from laddernet.errors import DataError, OutOfMemoryError, memory_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -321,7 +321,14 @@ def _read_header(path: Path, suffix: str) -> list[str]:
     except UnicodeDecodeError as error:
         _raise_encoding(path, error)
     header: list[str] = first.iloc[0].tolist()
+    if any("\0" in name for name in header):
+        raise DataError(f"{path} has bytes of zero in its header, as text of UTF-16 has. Save it as UTF-8.")
     if len(header) == 1:
+        if separator in header[0]:
+            raise DataError(
+                f"{path} has a single column, {header[0]!r}: quotation marks stand around whole lines. Save it with "
+                "such marks around single cells at most."
+            )
         for other, name in _SEPARATOR_NAMES.items():
             if other != separator and other in header[0]:
                 raise DataError(
@@ -392,6 +399,11 @@ def _csv_errors(path: Path) -> Iterator[None]:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        if "EOF inside string" in str(error):
+            raise DataError(
+                f"{path} has a quotation mark that is never closed ({' '.join(str(error).split())}): it is cut short, "
+                "or the mark does not belong there."
+            ) from error
         raise DataError(
             f"{path} has lines with more cells than columns ({' '.join(str(error).split())}). Put quotation marks "
             "around cells that hold a separator."
@@ -733,14 +745,27 @@ def _called(path: Path, load: Callable[[], Any]) -> Any:
     except Exception as error:  # a damaged header fails anywhere in being read as Python's literals
         if "Object arrays" in str(error) or "Python objects" in str(error):
             _raise_objects(path, error)
+        if "pickled" in str(error):  # numpy's guess at anything else
+            raise DataError(f"{path} does not begin as numpy's files do, so it is not what its name says.") from error
         _raise_damaged(path, error)
 
 
 def _member(path: Path, arrays: Any, name: str) -> NDArray[Any]:
+    _check_room(path, arrays.zip, name)
     array = _called(path, lambda: arrays[name])
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: {name} is damaged, for it is no array. Write the file again.")
     return array
+
+
+def _check_room(path: Path, archive: zipfile.ZipFile, name: str) -> None:
+    """Check, before any is taken, that there is memory for an array: a small archive can hold a lot of zeros."""
+    size = sum(member.file_size for member in archive.infolist() if member.filename in (name, f"{name}.npy"))
+    if size > memory_size():
+        raise OutOfMemoryError(
+            f"{path}: {name} would take {size / 2**30:,.1f} GiB, more than this machine has. Save fewer rows, or X as "
+            "an .npy file."
+        )
 
 
 def _raise_objects(path: Path, error: Exception) -> NoReturn:
