@@ -746,7 +746,9 @@ def _called(path: Path, load: Callable[[], Any]) -> Any:
         if "Object arrays" in str(error) or "Python objects" in str(error):
             _raise_objects(path, error)
         if "pickled" in str(error):  # numpy's guess at anything else
-            raise DataError(f"{path} does not begin as numpy's files do: it is damaged, or not what its name says.") from error
+            raise DataError(
+                f"{path} does not begin as numpy's files do: it is damaged, or not what its name says."
+            ) from error
         _raise_damaged(path, error)
 
 
