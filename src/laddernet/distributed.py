@@ -104,7 +104,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, rows: int) -> Share:
-        """Return which of a batch's rows this process has: they go by turns, and differ by one at most."""
+        """Return which of a batch's rows this process has, one after the other; shares differ by a row at most."""
         first, end = rows * self.rank // self.size, rows * (self.rank + 1) // self.size
         return Share(first, end - first, rows)
 
