@@ -304,7 +304,7 @@ class _LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         else:
             keeper = checkpoint
         if keeper is not None and keeper.processes is not processes:
-            raise ValueError("the checkpoint is of other processes: make it with Checkpoint(path, processes=processes).")
+            raise ValueError("the checkpoint is of other processes: make it by Checkpoint(path, processes=...).")
         self.check_settings()
         callback = callback if callback is not None or not self.verbose else _progress()
         with self._all_or_nothing(), memory_watched(_LESS_MEMORY):
