@@ -1,27 +1,33 @@
 """Past the paper: what helps on MNIST with few labels, judged on training images alone.
 
 A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never looked
-at. Each trial changes something of the paper's settings, in a whole schedule. Results go to results/beyond.jsonl, one
-line for each trial and seed as it finishes; what is there already is not run again.
+at. Each trial changes something of the paper's settings, in a whole schedule; "a + b" makes the changes of both.
+Results go to results/beyond.jsonl, one line for each trial and seed as it finishes; what is there already is not run
+again. --combine takes the changes that helped, the best first, and keeps each that helps with those before it.
 
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda    # ten seeds at once
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-102 --only reference cosine
+    python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda --combine
     python benchmarks/beyond.py --report
 """
 
 import argparse
+import functools
 import json
+import math
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
 
 from laddernet.data import choose_labeled, load
+from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
 from laddernet.noise import VirtualAdversarial
@@ -72,6 +78,25 @@ TRIALS: dict[str, Changes] = {
 }
 
 
+def changes_of(trial: str) -> Changes:
+    """What a trial, or several with " + " between, changes; an error where two of them set the same."""
+    merged: Changes = {"ladder": {}, "training": {}}
+    for part in trial.split(" + "):
+        for kind, settings in TRIALS[part].items():
+            if twice := merged[kind].keys() & settings.keys():
+                raise ValueError(f"{trial}: {', '.join(twice)} is set twice")
+            merged[kind] |= settings
+    return merged
+
+
+def name_of(text: str) -> str:
+    try:
+        changes_of(text)
+    except (KeyError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"no such trial: {error}; there are {', '.join(TRIALS)}") from None
+    return text
+
+
 def ladder_of(labels: int, seed: int, device: str, changes: Changes) -> Ladder:
     recipe = RECIPES[f"mnist-{labels}" if f"mnist-{labels}" in RECIPES else "mnist-50"]
     settings = {"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights}
@@ -82,12 +107,20 @@ def ladder_of(labels: int, seed: int, device: str, changes: Changes) -> Ladder:
     return ladder
 
 
-def errors(trial: str, labels: int, epochs: int, seeds: list[int], device: str, precision: str) -> dict[str, Any]:
-    """Percent of the images kept out that each seed gets wrong, and what it took."""
-    data, changes = load("mnist"), TRIALS[trial]
-    x, x_out, y, y_out = train_test_split(
+@functools.cache
+def split() -> list[NDArray[Any]]:
+    """Images to train on and those kept out, then their digits."""
+    data = load("mnist")
+    parts: list[NDArray[Any]] = train_test_split(
         data.x_train, data.y_train, test_size=KEPT_OUT, stratify=data.y_train, random_state=0
     )
+    return parts
+
+
+def errors(trial: str, labels: int, epochs: int, seeds: list[int], device: str, precision: str) -> dict[str, Any]:
+    """Percent of the images kept out that each seed gets wrong, and what it took."""
+    changes = changes_of(trial)
+    x, x_out, y, y_out = split()
     rows = torch.from_numpy(x).to(device)
     settings = {"epochs": epochs, "precision": precision, **changes.get("training", {})}
     ladders = [ladder_of(labels, seed, device, changes) for seed in seeds]
@@ -130,12 +163,59 @@ def report(results: list[dict[str, Any]]) -> None:
     Console(width=150).print(table)
 
 
+def mean(trial: str, chosen: argparse.Namespace) -> float:
+    """Of the chosen seeds' errors; infinite where one is missing."""
+    key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
+    found = {line["seed"]: line["error"] for line in read(chosen.out) if key.items() <= line.items()}
+    return statistics.fmean(found.get(seed, math.inf) for seed in chosen.seeds)
+
+
+def run(trial: str, chosen: argparse.Namespace) -> None:
+    """Run what is missing of a trial, and write it down."""
+    key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
+    done = {line["seed"] for line in read(chosen.out) if key.items() <= line.items()}
+    missing = [seed for seed in chosen.seeds if seed not in done]
+    alone = chosen.device == "cpu" or "corruption" in changes_of(trial)["ladder"]
+    for seeds in [[seed] for seed in missing] if alone else [missing]:
+        if not seeds:
+            continue
+        try:
+            found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision)
+        except TrainingError as diverged:
+            print(trial, seeds, diverged, flush=True)
+            continue
+        others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
+        others |= {"machine": found["machine"], "versions": versions()}
+        with chosen.out.open("a", encoding="utf-8") as file:
+            for seed, error in zip(seeds, found["errors"], strict=True):
+                file.write(json.dumps({**key, "seed": seed, "error": error, **others}) + "\n")
+        print(trial, seeds, found["errors"], f"{found['seconds']} s", flush=True)
+
+
+def combine(chosen: argparse.Namespace) -> None:
+    """Try the changes that helped, the best first, each with those that have helped so far."""
+    best, lowest = "", mean("reference", chosen)
+    for trial in sorted(TRIALS, key=lambda trial: mean(trial, chosen)):
+        together = f"{best} + {trial}".removeprefix(" + ")
+        try:
+            changes_of(together)
+        except ValueError:
+            continue
+        if mean(trial, chosen) >= mean("reference", chosen):
+            break
+        run(together, chosen)
+        if mean(together, chosen) < lowest:
+            best, lowest = together, mean(together, chosen)
+    print(f"best: {best or 'reference'}, {lowest:.3f} %", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=seeds_of, default=[100, 101, 102])
-    parser.add_argument("--only", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="TRIAL")
+    parser.add_argument("--only", nargs="+", type=name_of, default=list(TRIALS), metavar="TRIAL")
+    parser.add_argument("--combine", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/beyond.jsonl"))
@@ -144,21 +224,11 @@ def main() -> None:
     if chosen.report:
         report(read(chosen.out))
         return
+    if chosen.combine:
+        combine(chosen)
+        return
     for trial in chosen.only:
-        key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
-        done = {line["seed"] for line in read(chosen.out) if key.items() <= line.items()}
-        missing = [seed for seed in chosen.seeds if seed not in done]
-        alone = chosen.device == "cpu" or "corruption" in TRIALS[trial].get("ladder", {})
-        for seeds in [[seed] for seed in missing] if alone else [missing]:
-            if not seeds:
-                continue
-            found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision)
-            others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
-            others |= {"machine": found["machine"], "versions": versions()}
-            with chosen.out.open("a", encoding="utf-8") as file:
-                for seed, error in zip(seeds, found["errors"], strict=True):
-                    file.write(json.dumps({**key, "seed": seed, "error": error, **others}) + "\n")
-            print(trial, seeds, found["errors"], f"{found['seconds']} s", flush=True)
+        run(trial, chosen)
 
 
 if __name__ == "__main__":
