@@ -73,6 +73,7 @@ TRIALS: dict[str, Changes] = {
     "weights above 1": {"ladder": {"denoising_weights": weights(1000, 10, 1)}},
     "weights 5000, 50, 0.5": {"ladder": {"denoising_weights": weights(5000, 50, 0.5)}},
     "AMLP": {"ladder": {"combinator": "amlp"}},
+    "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
     "adversarial, 3 tenths": {"ladder": {"corruption": VirtualAdversarial(0.3)}},
 }

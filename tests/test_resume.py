@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from laddernet import LadderClassifier
+from laddernet import LadderClassifier, resume
 from laddernet.errors import RunError, TrainingError
 from laddernet.estimators import fit_together
 from laddernet.loop import Callback, TrainingStopped
@@ -236,6 +236,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_early(tmp_path):
 
 def train_and_tell(path, answers, *, killed_at=0):
     """Train, and be killed just before so many times that something is synced to the disk or renamed."""
+    resume.SHARE = 1e9  # at the end of every epoch
     calls = itertools.count(1)
 
     def deadly(function):
@@ -258,13 +259,14 @@ def train_and_tell(path, answers, *, killed_at=0):
     times=8,
 )
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_killed_at_any_point_of_writing_a_run_goes_on(tmp_path, monkeypatch):
+def test_killed_at_any_point_of_writing_a_run_goes_on(tmp_path):
     """In the first two writings of each process; at random moments it is benchmarks/kill_resume.py that kills."""
-    monkeypatch.setattr("laddernet.resume.SHARE", 1e9)  # at the end of every epoch
+    # A fork is quick, but cannot train where its parent has trained on a GPU.
+    processes = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
     expected = model(max_epochs=15).fit(X, Y).predict_proba(X)
     left = set()
     for call in (*range(1, 9), 0):
-        process = multiprocessing.get_context("fork").Process(
+        process = processes.Process(
             target=train_and_tell, args=(tmp_path / "c", tmp_path / "p.npy"), kwargs={"killed_at": call}
         )
         process.start()
