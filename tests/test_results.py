@@ -31,9 +31,11 @@ def folder(tmp_path):
 
 def test_the_page_and_the_readme_agree_with_the_files():
     rows = results["read"](ROOT / "results")
+    trials = results["read_trials"](ROOT / "results/beyond.jsonl")
     assert rows
+    assert trials
     again = "results/ says otherwise: make results"
-    assert (ROOT / "docs/results.md").read_text(encoding="utf-8") == results["page"](rows), again
+    assert (ROOT / "docs/results.md").read_text(encoding="utf-8") == results["page"](rows, trials), again
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == results["in_readme"](readme, rows), again
 
@@ -54,6 +56,25 @@ def test_a_row_holds_up_to_twice_the_papers_deviation_and_not_beyond():
     ends = [results["table"]([row(*[error] * 4)]).rstrip().split(" | ")[-1] for error in (1.43, 1.44)]
     assert ends == ["yes |", "no |"]
     assert "too few" in results["table"]([row(0.9, 0.8)])
+
+
+def test_what_goes_past_the_paper_must_be_below_what_was_published():
+    ends = [results["table"]([row(*[e] * 3, name="mnist-100-best")]).rstrip().split(" | ")[-2:] for e in (0.90, 0.91)]
+    assert ends == [["0.91", "yes |"], ["0.91", "no |"]]
+
+
+def test_trials_are_compared_with_the_references_same_seeds():
+    found = {"reference": {1: 2.0, 2: 3.0}, "less noise": {2: 2.5, 3: 1.1}}
+    trials = [
+        {"labels": 100, "epochs": 20, "trial": trial, "seed": seed, "error": error}
+        for trial, seeds in found.items()
+        for seed, error in seeds.items()
+    ]
+    lines = results["past"](trials).splitlines()[-2:]
+    assert lines == [
+        "| less noise | 2 | 1.80 ± 0.99 | 1.80 | +0.50 |",
+        "| reference | 2 | 2.50 ± 0.71 | 2.50 |  |",
+    ]
 
 
 def test_a_single_seed_has_no_spread():
@@ -90,7 +111,7 @@ def test_seconds_are_a_seeds_own_share():
 
 
 def test_the_page_has_every_seed_in_order_and_what_is_missing(folder):
-    page = results["page"](results["read"](folder))
+    page = results["page"](results["read"](folder), [])
     assert "--seeds 7-9 --device cuda`: 0.80, 1.50, 1.00." in page
     missing = page.split("Not run yet: ")[1]
     assert "`mnist-50`" in missing
