@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -456,7 +457,8 @@ def _images_for(run: Path, loaded: "Run", folder: Path, *, labeled: bool = False
     if "image_size" not in loaded.training:
         raise RunError(f"{run} was not trained on a folder of images, but {folder} is a folder.")
     size, channels = loaded.training["image_size"], loaded.training.get("channels")
-    if not isinstance(size, int) or channels not in (1, 3) or loaded.model.input_shape_ != (channels, size, size):
+    values = math.prod(loaded.model.input_shape_)
+    if not isinstance(size, int) or channels not in (1, 3) or values != channels * size * size:
         raise RunError(f"{run} is damaged: it does not say the size and the channels of its images.")
     return read_images(folder, size=size, channels=channels, fewest_classes=1 if labeled else None)
 

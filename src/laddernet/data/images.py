@@ -5,6 +5,7 @@ names, sizes and dates of the files, and mapped from there. Many images are read
 """
 
 import hashlib
+import math
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laddernet.data.files import part_rows
 from laddernet.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -32,8 +34,6 @@ WORKED = 500
 """Images from which on processes of their own read them: starting these takes about half a second."""
 IN_MEMORY = 2**28
 """Bytes of images, in colour, that memory may hold where they cannot be kept in the cache."""
-PART_ROWS = 20_000
-"""Images that are answered at a time, at most."""
 _TASK = 64  # images that a process reads at a time
 _BLOCK = 2**24  # bytes of images that are converted at a time
 _READ_COLOUR, _READ_GREY = 1, 2
@@ -58,9 +58,10 @@ class Images:
     paths: list[Path]
 
     def parts(self) -> Iterator[slice]:
-        """Yield all images in their order, at most `PART_ROWS` at a time."""
-        for start in range(0, len(self.x), PART_ROWS):
-            yield slice(start, start + PART_ROWS)
+        """Yield all images in their order, as many at a time as there are rows of a table (`files.part_rows`)."""
+        size = part_rows(math.prod(self.x.shape[1:]))
+        for start in range(0, len(self.x), size):
+            yield slice(start, start + size)
 
     def names(self, folder: Path, part: slice = slice(None)) -> NDArray[np.object_]:
         """Return the files' names from a folder on, with slashes; what is no UTF-8 in them becomes question marks."""
