@@ -21,9 +21,9 @@ from collections import Counter
 from pathlib import Path
 
 from laddernet import resume
-from laddernet.checkpoints import UNFINISHED
 from laddernet.cli import app
 from laddernet.reproduce import processor, versions
+from laddernet.run_folder import UNFINISHED
 
 EPOCHS = 20
 TRAIN = ["train", "digits", "--labels", "50", "--epochs", str(EPOCHS), "--no-baseline"]

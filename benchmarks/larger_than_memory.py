@@ -223,9 +223,6 @@ def main() -> None:
 
     from laddernet.reproduce import processor, versions
 
-    if asked.steps:
-        print(json.dumps(measure_steps(), indent=1))
-        return
     content: dict[str, Any] = {}
     if asked.out and asked.out.exists():
         content = json.loads(asked.out.read_text(encoding="utf-8"))
@@ -236,6 +233,11 @@ def main() -> None:
         if asked.out:
             asked.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
+    if asked.steps:
+        content["milliseconds_a_step"] = measure_steps()
+        print(json.dumps(content["milliseconds_a_step"], indent=1))
+        keep()
+        return
     for kind in asked.kinds:
         if kind in found:
             continue

@@ -26,7 +26,7 @@ import pandas as pd
 from PIL import Image
 
 from laddernet import LadderClassifier
-from laddernet.checkpoints import load_run, save_run, seal
+from laddernet.checkpoints import load_run, save_run
 from laddernet.data.cifar10 import read_cifar10
 from laddernet.data.files import known_labels, read_array_labels, read_parts, read_rows
 from laddernet.data.idx import read_idx
@@ -35,6 +35,7 @@ from laddernet.errors import LaddernetError
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import read_results
 from laddernet.resume import Checkpoint, read
+from laddernet.run_folder import seal
 from laddernet.tables import FileOptions, prepare, read_settings
 from laddernet.unfinished import Making, TrainOptions, read_options
 

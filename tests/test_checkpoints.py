@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_iris
 
 from laddernet import LadderClassifier, LadderRegressor, RunError
-from laddernet.checkpoints import check_free, load_run, save_run, seal
+from laddernet.checkpoints import load_run, save_run
 from laddernet.preparation import FORMAT, Preparation
+from laddernet.run_folder import check_free, seal
 
 X, Y = load_iris(return_X_y=True)
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from laddernet.checkpoints import load_run, seal
+from laddernet.checkpoints import load_run
 from laddernet.cli import app
+from laddernet.run_folder import seal
 
 RUNNER = CliRunner()
 QUICK = ["train", "digits", "--labels", "50", "--epochs", "2"]

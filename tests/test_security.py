@@ -22,10 +22,11 @@ from skrub import TableVectorizer
 from typer.testing import CliRunner
 
 from laddernet import LadderClassifier, RunError, networks
-from laddernet.checkpoints import load_run, save_run, seal
+from laddernet.checkpoints import load_run, save_run
 from laddernet.cli import app
 from laddernet.preparation import FORMAT, Preparation
 from laddernet.resume import Checkpoint, read
+from laddernet.run_folder import seal
 from laddernet.unfinished import Making, TrainOptions, read_options
 
 TABLE = pd.DataFrame({"a": np.arange(40.0), "b": list("xyzw") * 10})

@@ -2,18 +2,13 @@
 
 A run folder holds ``weights.safetensors`` (the ladder's tensors and the input scaling), ``config.json`` (what
 rebuilds the estimator, and what it was trained on), ``history.jsonl`` (a line an epoch), ``metrics.json`` and, where
-it was trained on a file, ``preparation.skops`` (how that file's columns become numbers). It is written beside its
-place and renamed, so that it is complete or absent. ``checksums.json`` tells an altered file. No file in it is a
-pickle; docs/security.md says what a stranger's run can do.
+it was trained on a file, ``preparation.skops`` (how that file's columns become numbers). No file in it is a pickle;
+docs/security.md says what a stranger's run can do, and `run_folder` is what keeps the files.
 """
 
 import difflib
-import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -32,6 +27,20 @@ from laddernet.arguments import check_sizes, shown
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor, Module
 from laddernet.loop import EpochRecord
+from laddernet.run_folder import (
+    CONFIG,
+    FILES,
+    HISTORY,
+    JSON_BYTES,
+    METRICS,
+    PREPARATION,
+    WEIGHTS,
+    check_files,
+    new_folder,
+    read,
+    read_text,
+    write,
+)
 from laddernet.rungs import Normalization
 from laddernet.scaling import Scaling, Whitening
 from laddernet.training import PRECISIONS
@@ -40,12 +49,6 @@ if TYPE_CHECKING:
     from laddernet.preparation import Preparation
 
 FORMAT = 5
-JSON_BYTES = 2**26
-"""A larger JSON file is none of ours."""
-UNFINISHED = "unfinished"
-"""Subfolder of what makes a run; see `laddernet.unfinished`."""
-COMMAND = "command.json"
-"""File in it that says how the run is made."""
 _ESTIMATORS: dict[str, Callable[..., LadderClassifier | LadderRegressor]] = {
     "LadderClassifier": LadderClassifier,
     "LadderRegressor": LadderRegressor,
@@ -62,9 +65,6 @@ _CONFIG_FIELDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 _RECORD_FIELDS = set(EpochRecord.__annotations__)
 _OPTIONAL = {"validation_error", "validation_denoising_cost"}
-_PREPARATION = "preparation.skops"
-_CHECKSUMS = "checksums.json"
-_FILES = ("config.json", "weights.safetensors", "history.jsonl", "metrics.json", _PREPARATION)
 _LADDER = "ladder."
 _SCALING = "scaling."
 
@@ -88,38 +88,6 @@ class Run:
     training: dict[str, Any]
     metrics: dict[str, Any]
     preparation: "Preparation | None" = None
-
-
-def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Check, before a long training, that a run can be written to `folder`; its parents are made.
-
-    Raises
-    ------
-    RunError
-        If something is there that is not to be overwritten, or the parent folder cannot be written to.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)).rmdir()
-    except OSError as error:
-        raise RunError(
-            f"no run can be written to {folder}: {error.strerror or error}. Name another with --out."
-        ) from error
-    if not folder.exists():
-        return
-    begun = (folder / UNFINISHED).is_dir()
-    unfinished = (folder / UNFINISHED / COMMAND).is_file()
-    if begun and not unfinished and not (folder / "config.json").is_file():
-        return  # killed before there was anything to keep
-    if unfinished and not overwrite:
-        raise RunError(
-            f"{folder} holds a run that is not finished: go on with it by --resume, name another folder with --out, or "
-            "give --overwrite."
-        )
-    if not overwrite:
-        raise RunError(f"{folder} exists already. Name another folder with --out, or give --overwrite.")
-    if not unfinished and not (folder / "config.json").is_file():
-        raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten.")
 
 
 def save_run(
@@ -155,26 +123,14 @@ def save_run(
     OSError
         If it cannot be written; what was there stays.
     """
-    check_free(folder, overwrite=overwrite)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (beside / "weights.safetensors").write_bytes(save(_tensors(model)))
-        _write(beside / "config.json", _config(model, training) | {"preparation": preparation is not None})
+    with new_folder(folder, overwrite=overwrite) as new:
+        (new / WEIGHTS).write_bytes(save(_tensors(model)))
+        write(new / CONFIG, _config(model, training) | {"preparation": preparation is not None})
         if preparation is not None:
-            preparation.save(beside / _PREPARATION)
+            preparation.save(new / PREPARATION)
         lines = [json.dumps(record) + "\n" for record in model.history_]
-        (beside / "history.jsonl").write_text("".join(lines), encoding="utf-8")
-        _write(beside / "metrics.json", dict(metrics))
-        seal(beside)
-        for path in beside.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        mode = (beside / "config.json").stat().st_mode & 0o666
-        beside.chmod(mode | (mode & 0o444) >> 2)  # it was made private to the user
-        _replace(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+        (new / HISTORY).write_text("".join(lines), encoding="utf-8")
+        write(new / METRICS, dict(metrics))
 
 
 def load_run(folder: Path, *, module: Module | None = None) -> Run:
@@ -192,15 +148,15 @@ def load_run(folder: Path, *, module: Module | None = None) -> Run:
     RunError
         If it is not a complete run folder of this format; the message says what is wrong with which file.
     """
-    config = _read(folder / "config.json")
+    config = read(folder / CONFIG)
     _check_format(folder, config)
-    _check_fields(folder / "config.json", "field", config, _CONFIG_FIELDS)
-    _check_kinds(folder / "config.json", config)
-    _check_files(folder, _FILES if config["preparation"] else _FILES[:-1])
+    _check_fields(folder / CONFIG, "field", config, _CONFIG_FIELDS)
+    _check_kinds(folder / CONFIG, config)
+    check_files(folder, FILES if config["preparation"] else FILES[:-1])
     try:
         model = _rebuild(folder, config, module)
-        _load_weights(model, folder / "weights.safetensors")
-        model.history_ = _read_history(folder / "history.jsonl")
+        _load_weights(model, folder / WEIGHTS)
+        model.history_ = _read_history(folder / HISTORY)
     except RunError:
         raise
     except _UNUSABLE as error:
@@ -209,8 +165,8 @@ def load_run(folder: Path, *, module: Module | None = None) -> Run:
     if config["precision"] not in PRECISIONS:
         raise RunError(f"{folder / 'config.json'} names an unknown precision: {config['precision']!r}.")
     model.precision_ = config["precision"]
-    preparation = _load_preparation(folder / _PREPARATION, model) if config["preparation"] else None
-    metrics = _read(folder / "metrics.json")
+    preparation = _load_preparation(folder / PREPARATION, model) if config["preparation"] else None
+    metrics = read(folder / METRICS)
     return Run(model=model, training=config["training"], metrics=metrics, preparation=preparation)
 
 
@@ -290,7 +246,7 @@ def _rebuild(folder: Path, config: dict[str, Any], module: Module | None) -> Lad
     if isinstance(parameters.get("class_weight"), tuple):
         parameters["class_weight"] = dict(parameters["class_weight"])
     made = _ESTIMATORS[config["estimator"]]
-    _check_fields(folder / "config.json", "parameter", parameters, made().get_params())
+    _check_fields(folder / CONFIG, "parameter", parameters, made().get_params())
     parameters["module"] = _module(parameters["module"], module)
     model = made(**parameters)
     model.check_settings()
@@ -388,7 +344,7 @@ def _check_shapes(model: LadderClassifier | LadderRegressor, name: str, shapes: 
 
 def _read_history(path: Path) -> list[EpochRecord]:
     """Read a line an epoch, each with the fields of an `EpochRecord`; numbers may be NaN."""
-    history: list[EpochRecord] = [json.loads(line) for line in _text(path).splitlines()]
+    history: list[EpochRecord] = [json.loads(line) for line in read_text(path).splitlines()]
     for number, record in enumerate(history, start=1):
         fit = isinstance(record, dict) and {*record} <= _RECORD_FIELDS and _RECORD_FIELDS - {*record} <= _OPTIONAL
         if not fit or record["epoch"] != number or not all(map(_is_measured, record.items())):
@@ -435,85 +391,5 @@ def _check_fields(path: Path, what: str, found: Iterable[str], known: Iterable[s
         )
 
 
-def seal(folder: Path) -> None:
-    """Write the checksums of a run's files, as they are now."""
-    _write(folder / _CHECKSUMS, {name: _digest(folder / name) for name in _FILES if (folder / name).is_file()})
-
-
-def _check_files(folder: Path, names: Iterable[str]) -> None:
-    """Check that a run's files are in it, and that none was altered or cut short by accident."""
-    checksums = _read(folder / _CHECKSUMS)
-    for name in names:
-        path = inside(folder / name)
-        try:
-            found = _digest(path)
-        except OSError as error:
-            raise RunError(f"{folder} is not a usable run: {name} cannot be read ({error.strerror}).") from error
-        if checksums.get(name) != found:
-            raise RunError(f"{path} is damaged: its checksum is not the one in {_CHECKSUMS}. Copy the run again.")
-
-
-def inside(path: Path) -> Path:
-    """Check that a file of a run is a file in the run's folder, and no way out of it."""
-    if path.resolve().parent != path.parent.resolve() or (path.exists() and not path.is_file()):
-        raise RunError(f"{path} is not a file of this folder, but leads elsewhere: it is not read.")
-    return path
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _replace(complete: Path, folder: Path) -> None:
-    """Put a complete folder in its place; an old one makes way and is deleted last."""
-    if not folder.exists():
-        complete.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "run"
-    folder.rename(old)
-    try:
-        complete.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        old.parent.rmdir()
-        raise
-    shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
-
-
 def _plain_key(key: Any) -> Any:
     return key.item() if isinstance(key, np.generic) else key
-
-
-def _plain(value: Any) -> Any:
-    """Numpy's numbers and arrays, as JSON knows them."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} {value!r} cannot be written to a run.")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except OSError as error:
-        if (path.parent / UNFINISHED).is_dir():
-            raise RunError(f"{path.parent} is not finished yet: go on with it by train --resume.") from error
-        raise RunError(f"{path.parent} is not a run folder: {path.name} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(f"{path} is damaged: {error}.") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged: it does not hold a JSON object.")
-    return content
-
-
-def _text(path: Path) -> str:
-    """A file of text in a run, if it is of a size that one can be of."""
-    if (size := inside(path).stat().st_size) > JSON_BYTES:
-        raise RunError(f"{path} has {size:,} bytes, which none of its kind has: it is not read.")
-    return path.read_text(encoding="utf-8")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from laddernet import __version__
-from laddernet.checkpoints import COMMAND, UNFINISHED, check_free, inside, save_run
+from laddernet.checkpoints import save_run
 from laddernet.distributed import ALONE, Processes
 from laddernet.errors import RunError
 from laddernet.resume import Checkpoint
+from laddernet.run_folder import COMMAND, UNFINISHED, check_free, inside
 
 _FORMAT = 1
 
