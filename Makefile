@@ -14,6 +14,9 @@ export SCIPY_ARRAY_API = 1
 demo: $(READY)
 	"$(BIN)/laddernet" train digits --labels 50
 
+# Two processes on what may be two cores: threads would wait for each other.
+test test-all: export OMP_NUM_THREADS = 1
+
 test: $(READY)
 	"$(BIN)/python" -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 

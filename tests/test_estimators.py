@@ -46,8 +46,8 @@ def few(y, per_class=8, mark=-1, dtype=None):
 # scikit-learn's own checks.
 
 CHECKED = [
-    LadderClassifier(hidden_layer_sizes=(20,), max_epochs=60, batch_size=20, learning_rate=0.05, random_state=0),
-    LadderRegressor(hidden_layer_sizes=(20,), max_epochs=40, batch_size=25, learning_rate=0.02, random_state=0),
+    LadderClassifier(hidden_layer_sizes=(20,), max_epochs=25, batch_size=20, learning_rate=0.05, random_state=0),
+    LadderRegressor(hidden_layer_sizes=(20,), max_epochs=25, batch_size=25, learning_rate=0.02, random_state=0),
 ]
 
 
@@ -242,7 +242,8 @@ def imbalanced(seed=0):
 def test_balanced_classes_find_the_rare_class():
     X, y, truth = imbalanced()
     plain, balanced, by_hand = (
-        small(class_weight=weight).fit(X, y) for weight in (None, "balanced", {0: 100 / 180, 1: 100 / 20})
+        small(class_weight=weight, max_epochs=20).fit(X, y)
+        for weight in (None, "balanced", {0: 100 / 180, 1: 100 / 20})
     )
     recall = [np.mean(model.predict(X)[truth == 1] == 1) for model in (plain, balanced)]
     assert recall[1] > recall[0] + 0.2
