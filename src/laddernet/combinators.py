@@ -8,6 +8,7 @@ under a convolution. Equations: docs/algorithm.md, "Combinators".
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -142,15 +143,27 @@ class MLP(nn.Module):
 
     def forward(self, z_noisy: Tensor, u: Tensor) -> Tensor:
         """Combine; see the class."""
-        return self._apply_maps(torch.stack([z_noisy, u], dim=-1))
+        return self._apply_maps([z_noisy, u])
 
-    def _apply_maps(self, h: Tensor) -> Tensor:
-        *hidden, last = self.maps
-        with torch.autocast(h.device.type, enabled=False):  # element-wise work keeps full precision
+    def _apply_maps(self, units: list[Tensor]) -> Tensor:
+        """Weights are factors of whole tensors: a matrix product of so few columns waits for its one long sum."""
+        *hidden, last = (cast(nn.Linear, linear) for linear in self.maps)
+        with torch.autocast(units[0].device.type, enabled=False):  # element-wise work keeps full precision
             for linear in hidden:
-                h = nn.functional.leaky_relu(linear(h), 0.1)
-            result: Tensor = last(h).squeeze(-1)
+                units = [nn.functional.leaky_relu(unit, 0.1) for unit in self._weighted(linear, units)]
+            (result,) = self._weighted(last, units)
         return result
+
+    @staticmethod
+    def _weighted(linear: nn.Linear, units: list[Tensor]) -> list[Tensor]:
+        """Apply a linear map to units that are a tensor each."""
+        sums = []
+        for bias, weights in zip(linear.bias, linear.weight, strict=True):
+            total = bias
+            for weight, unit in zip(weights, units, strict=True):
+                total = torch.addcmul(total, weight, unit)
+            sums.append(total)
+        return sums
 
 
 class AMLP(MLP):
@@ -160,7 +173,7 @@ class AMLP(MLP):
 
     def forward(self, z_noisy: Tensor, u: Tensor) -> Tensor:
         """Combine; see the class."""
-        return self._apply_maps(torch.stack([z_noisy, u, z_noisy * u], dim=-1))
+        return self._apply_maps([z_noisy, u, z_noisy * u])
 
 
 COMBINATORS: dict[str, CombinatorFactory] = {
