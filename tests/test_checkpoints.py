@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from laddernet import LadderClassifier, LadderRegressor, RunError
 from laddernet.checkpoints import load_run, save_run
 from laddernet.preparation import FORMAT, Preparation
-from laddernet.run_folder import check_free, seal
+from laddernet.run_folder import check_free, seal, writing
 
 X, Y = load_iris(return_X_y=True)
 
@@ -127,6 +127,58 @@ def test_a_folder_that_is_no_run_is_not_overwritten_even_when_told(tmp_path):
         check_free(tmp_path, overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["unfinished/chapter.tex", "config.json", "unfinished/checkpoints of mine/1"])
+def test_what_looks_a_little_like_a_run_is_none(tmp_path, name):
+    (tmp_path / "mine" / name).parent.mkdir(parents=True)
+    (tmp_path / "mine" / name).write_text("{}")
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="exists"):
+            save(fitted(), tmp_path / "mine", overwrite=overwrite)
+    assert (tmp_path / "mine" / name).read_text() == "{}"
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_is_no_runs_stays_in_a_folder_that_is_replaced(run):
+    (run / "notes").mkdir()
+    (run / "notes" / "thesis.tex").write_text("years of work")
+    (run / "network.onnx").write_text("of the old run")
+    save(fitted(hidden_layer_sizes=(9,)), run, overwrite=True)
+    assert load_run(run).model.hidden_layer_sizes == (9,)
+    assert (run / "notes" / "thesis.tex").read_text() == "years of work"
+    assert not (run / "network.onnx").exists()
+    assert [path.name for path in run.parent.iterdir()] == ["iris"]
+
+
+def test_what_appears_while_a_run_is_written_is_not_replaced(tmp_path):
+    def write():
+        with writing(tmp_path / "run", overwrite=False) as new:
+            (new / "config.json").write_text("{}")
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(RunError, match="exists already"):
+        write()
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_is_replaced_from_within_and_through_a_link(run, monkeypatch):
+    monkeypatch.chdir(run)
+    save(fitted(hidden_layer_sizes=(9,)), Path(), overwrite=True)
+    assert load_run(run).model.hidden_layer_sizes == (9,)
+    monkeypatch.chdir(run.parent)
+    Path("link").symlink_to(run)
+    save(fitted(hidden_layer_sizes=(7,)), Path("link"), overwrite=True)
+    assert load_run(run).model.hidden_layer_sizes == load_run(Path("link")).model.hidden_layer_sizes == (7,)
+    assert sorted(path.name for path in Path().iterdir()) == ["iris", "link"]
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path):
+    save_run(tmp_path / "run", fitted(), training={"data": "x\udcff.csv", "name": "größe"}, metrics={})
+    assert load_run(tmp_path / "run").training == {"data": "x\udcff.csv", "name": "größe"}
+
+
 def test_a_failure_while_writing_leaves_nothing_half_done(run):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     model = fitted()
@@ -164,8 +216,14 @@ def reshape_scaling(run):
     save_file(tensors, run / "weights.safetensors")
 
 
+def link_to_itself(run):
+    (run / "metrics.json").unlink()
+    (run / "metrics.json").symlink_to("metrics.json")
+
+
 DAMAGES = {
     "nothing there": (shutil.rmtree, "is not a run folder: config.json cannot be read"),
+    "link to itself": (link_to_itself, "leads elsewhere"),
     "config cut": (lambda run: (run / "config.json").write_text('{"format": 1,'), "config.json is damaged"),
     "config list": (lambda run: (run / "config.json").write_text("[]"), "does not hold a JSON object"),
     "format": (lambda run: edit_config(run, format=99), "run format 99; this version reads format 5.*newer.*update"),

@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +129,50 @@ class TestRoom:
         assert images.x.shape == (240, 1, 8, 8)
         assert list(cache.iterdir()) == []
 
+    def test_an_error_of_whoever_watches_is_not_taken_for_one_of_room(self, folder, cache):
+        seen = []
+
+        def watch(done, of):
+            seen.append(done)
+            if done == 3:
+                raise BrokenPipeError("nobody listens")
+
+        with pytest.raises(BrokenPipeError):
+            read_images(folder, size=8, on_image=watch)
+        assert seen == [1, 2, 3]
+        assert list(cache.iterdir()) == []
+
     def test_many_are_not(self, folder, cache, full_disk, monkeypatch):
         monkeypatch.setattr("laddernet.data.images.IN_MEMORY", 1000)
         with pytest.raises(DataError, match=r"240 images of 8 by 8 take 92,160 bytes in the cache .*Make room there"):
             read_images(folder, size=8)
         assert list(cache.iterdir()) == []
+
+
+def test_a_subfolder_that_may_not_be_read_is_not_left_out():
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are the user's alone
+        root = Path(name)
+        for place in ("a", "a/deep", "b"):
+            (root / place).mkdir()
+            picture(1).save(root / place / "1.png")
+        root.chmod(0o755)
+        (root / "a" / "deep").chmod(0o700 if os.geteuid() == 0 else 0)
+        with not_as_root(), pytest.raises(DataError, match=r"a/deep cannot be read \(Permission denied\)"):
+            read_images(root, size=8)
+        (root / "a" / "deep").chmod(0o700)
+
+
+@contextmanager
+def not_as_root():
+    """Do it as a user who is not allowed everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 class TestReading:
@@ -188,7 +229,10 @@ class TestReading:
     def test_a_damaged_cache_is_made_anew(self, folder, cache):
         first = np.array(read_images(folder, size=8).x)  # what follows truncates the file that is mapped
         (kept,) = cache.iterdir()
-        for damage in (b"", b"\x93NUMPY", kept.read_bytes()[:-100]):
+        whole = kept.read_bytes()
+        no_end = whole.replace(b"}", b" ", 1)  # of the header
+        shifted = whole.replace(b" \n", b"\n" + whole[-1:], 1)
+        for damage in (b"", b"\x93NUMPY", whole[:-100], whole + b"more", no_end, b"PK" + whole[2:], shifted):
             kept.write_bytes(damage)
             np.testing.assert_array_equal(read_images(folder, size=8).x, first)
         shutil.rmtree(cache)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from laddernet import streaming
@@ -10,6 +12,7 @@ from laddernet.cli import app
 from laddernet.data import files
 from laddernet.data.labels import hold_out
 from laddernet.errors import DataError
+from laddernet.preparation import Preparation
 from laddernet.tables import FileOptions, is_large, prepare, read_labeled
 
 ROWS = 260  # more than a part, in which there are 200 here
@@ -34,6 +37,8 @@ def table(rows=ROWS):
         "large": rng.integers(0, 2**40, rows),
         "empty": np.nan,
         "late text": [*map(str, range(rows - 30)), "unknown", *map(str, range(29))],
+        "height": np.where(np.arange(rows) % 3, "low", "inf"),
+        "seen": np.where(np.arange(rows) < rows - 10, "2020-01-31T12:00:00Z", "never"),
         "late value": [*[np.nan] * (rows - 20), *range(20)],
         "kind": np.where(np.arange(rows) < 120, rng.choice(["NA", "b", "c"], rows), ""),
     })  # fmt: skip
@@ -130,6 +135,21 @@ def test_arrays_stay_where_they_are(tmp_path, monkeypatch, sample):
     assert sorted(found.name for found in tmp_path.iterdir()) == ["X.npy", "y.npy"]
 
 
+def test_few_rows_of_many_parts_are_kept_in_few_pieces(monkeypatch):
+    monkeypatch.setattr(streaming, "MOST_FRAMES", 5)
+    monkeypatch.setattr(streaming, "SAMPLE_ROWS", 7)
+    kept = streaming._Reservoir(np.random.default_rng(0))
+    for start in range(60):
+        kept.add(pd.DataFrame({"a": [start]}, index=[start]) if start % 20 == 0 else pd.DataFrame({"a": []}))
+        assert len(kept._frames) <= 5
+    assert kept.frame()["a"].tolist() == [0, 20, 40]
+    for start in range(60, 200):
+        kept.add(pd.DataFrame({"a": [start]}, index=[start]))
+        assert len(kept._frames) <= 11
+    assert len(kept.frame()) == 7
+    assert kept.frame()["a"].max() > 60
+
+
 class TestTrouble:
     def test_what_the_first_rows_did_not_show(self, tmp_path, monkeypatch):
         """A date that is none, far from the sampled rows: an error that names it, and its row in the file."""
@@ -154,8 +174,45 @@ class TestTrouble:
         else:
             pd.DataFrame(x).assign(kind=np.arange(ROWS) % 2).to_csv(tmp_path / name, index=False)
         label = None if name == "X.npy" else "kind"
-        with pytest.raises(DataError, match="column '1' is infinite, or beyond 3.4e.38, in row 223"):
+        with pytest.raises(DataError, match=rf"{name}: column '1' is infinite, or beyond 3.4e.38, in row 223"):
             prepare(tmp_path / name, FileOptions(label_column=label, by_parts=True))
+
+    @pytest.mark.parametrize("by_parts", [True, False])
+    def test_an_infinite_number_has_its_row_of_the_file(self, tmp_path, by_parts):
+        x = np.ones((ROWS, 2))
+        frame = pd.DataFrame(x, columns=["a", "b"]).assign(kind=np.where(np.arange(ROWS) % 4, "", "uv"[0]))
+        frame.loc[::8, "kind"] = "v"
+        frame.to_csv(tmp_path / "whole.csv", index=False)
+        frame.loc[ROWS - 4, "b"] = np.inf  # with a label
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        given = FileOptions(label_column="kind", by_parts=by_parts)
+        with pytest.raises(DataError, match=rf"t.csv: column 'b' is infinite.* in row {ROWS - 3}\."):
+            prepare(tmp_path / "t.csv", given)
+        with pytest.raises(DataError, match=rf"t.csv: column 'b' is infinite.* in row {ROWS - 3}\."):
+            prepare(
+                tmp_path / "whole.csv", FileOptions(label_column="kind", by_parts=by_parts, test=tmp_path / "t.csv")
+            )
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+    @pytest.mark.parametrize("by_parts", [True, False])
+    def test_a_labels_column_that_is_not_there(self, tmp_path, name, by_parts):
+        path = write(table(), tmp_path / name)
+        for label, message in (("kin", "t.* has no column 'kin'.*one of 'kind'"), (None, "which column holds the")):
+            with pytest.raises(DataError, match=message):
+                prepare(path, FileOptions(label_column=label, by_parts=by_parts))
+
+    @pytest.mark.parametrize("by_parts", [True, False])
+    def test_two_columns_of_one_name(self, tmp_path, by_parts):
+        columns = pa.array(np.arange(9.0)), pa.array(np.arange(9.0)), pa.array(list("uvuvuvuvu"))
+        parquet.write_table(pa.Table.from_arrays(columns, ["a", "a", "kind"]), tmp_path / "t.parquet")
+        with pytest.raises(DataError, match=r"t.parquet has more than one column named 'a'"):
+            prepare(tmp_path / "t.parquet", FileOptions(label_column="kind", by_parts=by_parts))
+
+    def test_an_array_that_changes_meanwhile(self, tmp_path):
+        np.save(tmp_path / "X.npy", np.ones((20, 2)))
+        preparation = Preparation.fit(np.ones((20, 2)))
+        with pytest.raises(DataError, match=r"X.npy had 21 rows at first, and then 20"):
+            streaming.prepared_rows(tmp_path / "X.npy", "y", preparation, 21, None)
 
     def test_no_room(self, tmp_path, full_disk):
         (tmp_path / "t.csv").write_text("a,b,kind\n" + "1,2,\n" * 1298 + "1,2,u\n3,2,v\n")

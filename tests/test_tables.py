@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score, r
 from laddernet import DataError, LadderClassifier, LadderRegressor
 from laddernet.tables import (
     FileOptions,
+    check_settings_file,
     constant_score,
     label_in,
     linear_score,
@@ -298,6 +299,12 @@ class TestSettings:
         with pytest.raises(DataError, match=message) as caught:
             read_settings(path)
         assert str(path) in str(caught.value)
+
+    def test_where_they_cannot_be_written_is_told_before(self, tmp_path):
+        check_settings_file(tmp_path / "best.json")
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(DataError, match=r"nowhere/best.json cannot be written \(No such file"):
+            check_settings_file(tmp_path / "nowhere" / "best.json")
 
     def test_a_failure_while_writing_keeps_the_file(self, tmp_path, monkeypatch):
         path = tmp_path / "best.json"

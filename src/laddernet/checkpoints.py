@@ -36,10 +36,10 @@ from laddernet.run_folder import (
     PREPARATION,
     WEIGHTS,
     check_files,
-    new_folder,
     read,
     read_text,
     write,
+    writing,
 )
 from laddernet.rungs import Normalization
 from laddernet.scaling import Scaling, Whitening
@@ -123,7 +123,7 @@ def save_run(
     OSError
         If it cannot be written; what was there stays.
     """
-    with new_folder(folder, overwrite=overwrite) as new:
+    with writing(folder, overwrite=overwrite) as new:
         (new / WEIGHTS).write_bytes(save(_tensors(model)))
         write(new / CONFIG, _config(model, training) | {"preparation": preparation is not None})
         if preparation is not None:

@@ -101,7 +101,9 @@ class Preparation:
     gaps: NDArray[np.bool_]
 
     @classmethod
-    def fit(cls, frame: "pd.DataFrame | NDArray[Any]", *, drop: Sequence[str] = ()) -> "Preparation":
+    def fit(
+        cls, frame: "pd.DataFrame | NDArray[Any]", *, drop: Sequence[str] = (), first: "int | NDArray[np.int64]" = 0
+    ) -> "Preparation":
         """Fit to training rows.
 
         Parameters
@@ -110,6 +112,8 @@ class Preparation:
             The columns of an array are called 0, 1, 2, ...
         drop : sequence of str
             Columns to leave out.
+        first : int or int64 array of shape (rows,)
+            Number of the first row, from 0, or of each, by which errors count.
 
         Raises
         ------
@@ -120,7 +124,7 @@ class Preparation:
         from sklearn.preprocessing import OneHotEncoder
         from skrub import TableVectorizer
 
-        frame = _drop(_as_table(frame), drop)
+        frame = _drop(_as_table(frame, first), drop)
         filled = [str(name) for name in frame if frame[name].notna().any()]
         numeric = [name for name in filled if _holds_numbers(frame[name])]
         vectorizer, encoders, vectorized = None, {}, frame[[]]
@@ -178,7 +182,9 @@ class Preparation:
         kinds = {} if self.vectorizer is None else self.vectorizer.column_to_kind_
         return [name for name, kind in kinds.items() if kind not in _AMOUNTS]
 
-    def apply(self, frame: "pd.DataFrame | NDArray[Any]", *, first: int = 0) -> NDArray[np.float32]:
+    def apply(
+        self, frame: "pd.DataFrame | NDArray[Any]", *, first: "int | NDArray[np.int64]" = 0
+    ) -> NDArray[np.float32]:
         """Turn rows of a table into numbers, each row for itself.
 
         Columns are found by their names, in any order; those that training did not have are left out with a warning.
@@ -187,8 +193,8 @@ class Preparation:
         Parameters
         ----------
         frame : DataFrame or array of shape (rows, columns)
-        first : int
-            Number of the first row, from 0, by which errors count.
+        first : int or int64 array of shape (rows,)
+            Number of the first row, from 0, or of each, by which errors count.
 
         Returns
         -------
@@ -205,7 +211,7 @@ class Preparation:
             for name, column in zip(self.numeric, amounts.T, strict=True):
                 check_finite(name, column, first)
             return self._filled(amounts)
-        frame = _as_table(frame, first)
+        frame = _as_table(frame, first, text=self.text_columns)
         found = set(frame.columns)
         if missing := [name for name in self.columns if name not in found]:
             extra = [name for name in frame.columns if name not in set(self.columns)]
@@ -325,18 +331,22 @@ class Preparation:
 _FIELDS = [field.name for field in fields(Preparation)]
 
 
-def _as_table(frame: "pd.DataFrame | NDArray[Any]", first: int = 0) -> "pd.DataFrame":
+def _as_table(
+    frame: "pd.DataFrame | NDArray[Any]", first: "int | NDArray[np.int64]", text: Sequence[str] = ()
+) -> "pd.DataFrame":
+    """Rows as a table whose index are their numbers, with dates in UTC where a column is not known to be text."""
     import pandas as pd
 
     table = pd.DataFrame(frame).reset_index(drop=True).infer_objects()
     table.columns = pd.Index([str(name) for name in table.columns], dtype=object)
     for number in range(table.shape[1]):
-        table.isetitem(number, _without_zone(table.iloc[:, number]).array)
+        if table.columns[number] not in text:
+            table.isetitem(number, _without_zone(table.iloc[:, number]).array)
     if doubled := table.columns[table.columns.duplicated()].unique().tolist():
         raise DataError(f"the table has more than one column named {_quote(doubled)}. Give each its own name.")
     if table.empty:
         raise DataError(f"the table has {len(table)} rows and {table.shape[1]} columns, so no data.")
-    table.index = pd.RangeIndex(first, first + len(table))
+    table.index = pd.RangeIndex(first, first + len(table)) if isinstance(first, int) else pd.Index(first)
     return table
 
 
@@ -400,7 +410,7 @@ def _amounts(
         values[:, index] = _read_numbers(frame[name])
     for index, name in enumerate(outputs, start=len(numeric)):
         dates = vectorized[name].to_numpy(np.float64)
-        values[:, index] = check_finite(vectorizer.output_to_input_[name], dates, frame.index[0])
+        values[:, index] = check_finite(vectorizer.output_to_input_[name], dates, frame.index.to_numpy())
     return values
 
 
@@ -422,7 +432,7 @@ def _read_numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
         blank = column.astype(str).str.strip() == ""
         _check_all_read(column, numbers.isna() & column.notna() & ~blank, "numbers")
-    return check_finite(str(column.name), numbers.to_numpy(dtype=np.float64, na_value=np.nan), column.index[0])
+    return check_finite(str(column.name), numbers.to_numpy(dtype=np.float64, na_value=np.nan), column.index.to_numpy())
 
 
 def _warn_of_numbers(column: "pd.Series[Any]") -> None:
@@ -503,8 +513,8 @@ def _check_all_read(column: "pd.Series[Any]", lost: "pd.Series[bool]", what: str
         )
 
 
-def check_finite(name: str, values: NDArray[np.float64], first: int = 0) -> NDArray[np.float64]:
-    """Return a column's numbers, all of them finite in float32 or missing; `first` is the number of the first row.
+def check_finite(name: str, values: NDArray[np.float64], first: "int | NDArray[np.int64]" = 0) -> NDArray[np.float64]:
+    """Return a column's numbers, all finite in float32 or missing; `first` is the number of the first row, or of each.
 
     Raises
     ------
@@ -513,9 +523,11 @@ def check_finite(name: str, values: NDArray[np.float64], first: int = 0) -> NDAr
     """
     infinite = np.abs(values) > np.finfo(np.float32).max
     if infinite.any():
+        place = int(infinite.argmax())
+        row = first + place if isinstance(first, int) else int(first[place])
         raise DataError(
-            f"column {name!r} is infinite, or beyond {np.finfo(np.float32).max:.1e}, in row "
-            f"{first + infinite.argmax() + 1}. Correct it, or leave the cell empty."
+            f"column {name!r} is infinite, or beyond {np.finfo(np.float32).max:.1e}, in row {row + 1}. Correct it, or "
+            "leave the cell empty."
         )
     return values
 

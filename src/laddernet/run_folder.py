@@ -28,6 +28,8 @@ UNFINISHED = "unfinished"
 COMMAND = "command.json"
 """File in it that says how the run is made."""
 _CHECKSUMS = "checksums.json"
+_OURS = {*FILES, _CHECKSUMS, UNFINISHED, "network.onnx", "network.pt2"}
+_FEWEST = 3  # of a run's files, to take a folder for one
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
@@ -38,6 +40,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     RunError
         If something is there that is not to be overwritten, or the parent folder cannot be written to.
     """
+    folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)).rmdir()
@@ -45,12 +48,9 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         raise RunError(
             f"no run can be written to {folder}: {error.strerror or error}. Name another with --out."
         ) from error
-    if not folder.exists():
+    if not folder.exists() or _holds_nothing(folder):
         return
-    begun = (folder / UNFINISHED).is_dir()
     unfinished = (folder / UNFINISHED / COMMAND).is_file()
-    if begun and not unfinished and not (folder / CONFIG).is_file():
-        return  # killed before there was anything to keep
     if unfinished and not overwrite:
         raise RunError(
             f"{folder} holds a run that is not finished: go on with it by --resume, name another folder with --out, or "
@@ -58,13 +58,24 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise RunError(f"{folder} exists already. Name another folder with --out, or give --overwrite.")
-    if not unfinished and not (folder / CONFIG).is_file():
+    if not unfinished and sum((folder / name).is_file() for name in (*FILES, _CHECKSUMS)) < _FEWEST:
         raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten.")
 
 
+def _holds_nothing(folder: Path) -> bool:
+    """Whether all that is there is a run that was killed before there was anything to keep."""
+    begun = folder / UNFINISHED
+    if not begun.is_dir() or [path.name for path in folder.iterdir()] != [UNFINISHED]:
+        return False
+    names = {path.name for path in begun.iterdir()}
+    return COMMAND not in names and all(name.startswith(("checkpoint", COMMAND)) for name in names)
+
+
 @contextmanager
-def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+def writing(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write a run's files into, and put it in its place once they are all there and on the disk.
+
+    What else is in a folder that is replaced, and is no run's, stays in it.
 
     Raises
     ------
@@ -73,16 +84,18 @@ def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     OSError
         If it cannot be written; what was there stays.
     """
+    folder = folder.resolve()
     check_free(folder, overwrite=overwrite)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield beside
         seal(beside)
         for path in beside.iterdir():
-            with path.open("rb") as file:
+            with path.open("r+b") as file:
                 os.fsync(file.fileno())
         mode = (beside / CONFIG).stat().st_mode & 0o666
         beside.chmod(mode | (mode & 0o444) >> 2)  # it was made private to the user
+        check_free(folder, overwrite=overwrite)  # again: much may have happened since
         _replace(beside, folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
@@ -90,19 +103,27 @@ def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _replace(complete: Path, folder: Path) -> None:
-    """Put a complete folder in its place; an old one makes way and is deleted last."""
+    """Put a complete folder in its place; an old one makes way, gives what is no run's, and is deleted last."""
     if not folder.exists():
         complete.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "run"
-    folder.rename(old)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = beside / "run"
+    try:
+        folder.rename(old)
+    except BaseException:
+        beside.rmdir()
+        raise
     try:
         complete.rename(folder)
     except BaseException:
         old.rename(folder)
-        old.parent.rmdir()
+        beside.rmdir()
         raise
-    shutil.rmtree(old.parent, ignore_errors=True)
+    for path in old.iterdir():
+        if path.name not in _OURS:
+            path.rename(folder / path.name)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def seal(folder: Path) -> None:
@@ -125,7 +146,11 @@ def check_files(folder: Path, names: Iterable[str]) -> None:
 
 def inside(path: Path) -> Path:
     """Check that a file of a run is a file in the run's folder, and no way out of it."""
-    if path.resolve().parent != path.parent.resolve() or (path.exists() and not path.is_file()):
+    try:
+        leads = path.resolve().parent != path.parent.resolve() or (path.exists() and not path.is_file())
+    except (OSError, RuntimeError):  # a link to itself
+        leads = True
+    if leads:
         raise RunError(f"{path} is not a file of this folder, but leads elsewhere: it is not read.")
     return path
 
@@ -137,7 +162,7 @@ def _digest(path: Path) -> str:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object, numpy's values within it as JSON knows them."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1, default=_plain) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,10 @@ SAMPLE_VALUES = 2**21
 """The same, in rows times columns."""
 
 
+MOST_FRAMES = 100
+"""Pieces in which rows are kept at a time, each of which takes memory however few they are."""
+
+
 class Survey:
     """What one pass over a file's rows keeps of them, to tell what its columns hold.
 
@@ -45,6 +49,8 @@ class Survey:
         self._shown: list[pd.DataFrame] = []
         self._seen: dict[str, set[str]] = {"a gap": set(), "a value": set(), "text": set()}
         self._largest: dict[str, float] = {}
+        self._text: set[str] = set()
+        self._infinite: dict[str, int] = {}
         self._drop = drop
         self.rows = 0
 
@@ -54,9 +60,12 @@ class Survey:
         Raises
         ------
         DataError
-            If one holds an infinite number.
+            If a column of numbers holds an infinite one.
         """
-        frame = pd.DataFrame(part.x)
+        x = part.x
+        if isinstance(x, np.ndarray):
+            x = x.astype(x.dtype.newbyteorder("="), copy=False)  # which pandas asks for
+        frame = pd.DataFrame(x)
         frame.index = pd.RangeIndex(part.start, part.start + len(frame))
         self._any.add(frame)
         self._labeled.add(frame.loc[part.numbers])
@@ -84,8 +93,12 @@ class Survey:
         new = {"a gap": ~there, "a value": there}
         if name not in self._seen["text"] and _may_be_numbers(column):
             numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            check_finite(name, numbers, start)
+            if column.dtype.kind in "iuf":
+                check_finite(name, numbers, start)
+            elif np.isinf(numbers).any():  # in what may yet turn out to be text
+                self._infinite.setdefault(name, start + int(np.isinf(numbers).argmax()))
             new["text"] = there & np.isnan(numbers)
+            self._text |= {name} if new["text"].any() else set()
             sizes = np.where(np.isnan(numbers), -1.0, np.abs(numbers))
             sizes[labeled] = -1.0
             if sizes.max(initial=-1.0) > self._largest.get(name, -1.0):
@@ -99,7 +112,16 @@ class Survey:
         return shown
 
     def frame(self, left_out: NDArray[np.int64]) -> pd.DataFrame:
-        """Return the rows that were kept, in their order, but for some that are given by their numbers."""
+        """Return the rows that were kept, in their order, but for some that are given by their numbers.
+
+        Raises
+        ------
+        DataError
+            If a column of numbers that are written as text holds an infinite one.
+        """
+        for name, row in self._infinite.items():
+            if name not in self._text:
+                check_finite(name, np.array([np.inf]), row)
         kept = pd.concat([self._any.frame(), self._labeled.frame(), *self._shown])
         kept = kept[~kept.index.duplicated()].sort_index()
         return kept[~kept.index.isin(left_out)]
@@ -118,17 +140,19 @@ class _Reservoir:
         """Draw a lot for each row, and keep those that may be among the lowest."""
         lots = self._rng.random(len(frame))
         low = lots < self._limit
-        self._frames.append(frame[low])
-        self._lots.append(lots[low])
+        if low.any() or not self._frames:
+            self._frames.append(frame[low])
+            self._lots.append(lots[low])
         size = _sample_size(frame.shape[1])
-        if sum(map(len, self._lots)) > 1.5 * size:
+        if sum(map(len, self._lots)) > 1.5 * size or len(self._frames) > MOST_FRAMES:
             self._shrink(size)
 
     def _shrink(self, size: int) -> None:
         lots = np.concatenate(self._lots)
         chosen = np.sort(np.argsort(lots)[:size])
         self._frames, self._lots = [pd.concat(self._frames).iloc[chosen]], [lots[chosen]]
-        self._limit = float(lots[chosen].max(initial=0.0))
+        if len(lots) > size:
+            self._limit = float(lots[chosen].max())
 
     def frame(self) -> pd.DataFrame:
         """Return the rows that were kept."""
@@ -173,12 +197,13 @@ def fit_preparation(
 ) -> tuple[Preparation, int]:
     """Fit a preparation to the rows of a survey, but for some; return it, and how many rows there were."""
     frame = found.frame(left_out)
+    numbers = frame.index.to_numpy(dtype=np.int64)
     if path.suffix.lower() not in (".npy", ".parquet"):  # cells as they are written: now they are read
         text = io.StringIO()
         frame.to_csv(text, index=False)
         text.seek(0)
         frame = pd.read_csv(text, index_col=False, low_memory=False)
-    return Preparation.fit(frame, drop=drop), len(frame)
+    return Preparation.fit(frame, drop=drop, first=numbers), len(frame)
 
 
 def prepared_rows(path: Path, label: str, preparation: Preparation, rows: int, folder: Path | None) -> StoredRows:
@@ -190,8 +215,12 @@ def prepared_rows(path: Path, label: str, preparation: Preparation, rows: int, f
         If a row cannot be read as those that the preparation was fitted to, the file has changed, or there is no room.
     """
     width = len(preparation.feature_names)
+    changed = "Leave it as it is while it is read."
     if path.suffix.lower() == ".npy":
-        return StoredRows(map_array(path), convert=preparation.apply, features=width, dtype=np.float32)
+        array = map_array(path)
+        if len(array) != rows:
+            raise DataError(f"{path} had {rows:,} rows at first, and then {len(array):,}. {changed}")
+        return StoredRows(array, convert=preparation.apply, features=width, dtype=np.float32)
     parts = read_parts(path, label_column=label, labels_required=False, text_columns=preparation.text_columns)
     read = 0
     try:
@@ -200,9 +229,7 @@ def prepared_rows(path: Path, label: str, preparation: Preparation, rows: int, f
                 file.append(preparation.apply(part.x, first=part.start))
                 read += len(part.x)
             if read != rows:
-                raise DataError(
-                    f"{path} had {rows:,} rows at first, and then {read:,}. Leave it as it is while it is read."
-                )
+                raise DataError(f"{path} had {rows:,} rows at first, and then {read:,}. {changed}")
             return StoredRows(file.mapped())
     except OSError as error:
         raise DataError(

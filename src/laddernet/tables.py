@@ -157,13 +157,13 @@ def prepare(path: Path, options: FileOptions, *, folder: Path | None = None) -> 
     if options.test is None and options.test_fraction > 0:
         training, test = hold_out(y, options.test_fraction, task=task, seed=options.seed)
     with about(path):
-        preparation = Preparation.fit(_take(rows.x, training), drop=options.drop)
-        x_train = preparation.apply(_take(rows.x, training))
+        preparation = Preparation.fit(_take(rows.x, training), drop=options.drop, first=training)
+        x_train = preparation.apply(_take(rows.x, training), first=training)
     if options.test is not None:
         x_test, y_test = read_labeled(options.test, preparation, label_column=label, task=task)
     else:
         with about(path):
-            x_test = preparation.apply(_take(rows.x, test)) if len(test) else x_train[:0]
+            x_test = preparation.apply(_take(rows.x, test), first=test) if len(test) else x_train[:0]
         y_test = y[test]
     y_train = y[training]
     if options.labels is not None:
@@ -181,21 +181,23 @@ def prepare(path: Path, options: FileOptions, *, folder: Path | None = None) -> 
 
 def _prepare_large(path: Path, options: FileOptions, folder: Path | None) -> Prepared:
     """The same by parts."""
-    found, labels, label = streaming.survey(
-        path,
-        label_column=options.label_column,
-        labels_path=options.labels_path,
-        drop=options.drop,
-        seed=options.seed,
-    )
+    with about(path):
+        found, labels, label = streaming.survey(
+            path,
+            label_column=options.label_column,
+            labels_path=options.labels_path,
+            drop=options.drop,
+            seed=options.seed,
+        )
     _check_drop(label, options)
     task = options.task or tell_task(labels.values)
     _check_marks(path, labels.values, task)
     test = np.arange(0)
     if options.test is None and options.test_fraction > 0:
         test = choose_held_out(labels, options.test_fraction, task=task, seed=options.seed)
-    preparation, fitted = streaming.fit_preparation(path, found, test, options.drop)
-    x = streaming.prepared_rows(path, label, preparation, found.rows, folder)
+    with about(path):
+        preparation, fitted = streaming.fit_preparation(path, found, test, options.drop)
+        x = streaming.prepared_rows(path, label, preparation, found.rows, folder)
     if options.test is not None:
         x_test, y_test = read_labeled(options.test, preparation, label_column=label, task=task)
     else:
@@ -238,8 +240,9 @@ def read_labeled(
     assert rows.y is not None
     _check_marks(path, rows.y[rows.labeled], task)
     with about(path):
-        x = _take(rows.x, np.flatnonzero(rows.labeled))
-        return (np.asarray(x) if preparation is None else preparation.apply(x)), rows.y[rows.labeled]
+        labeled = np.flatnonzero(rows.labeled)
+        x = _take(rows.x, labeled)
+        return (np.asarray(x) if preparation is None else preparation.apply(x, first=labeled)), rows.y[rows.labeled]
 
 
 def _read_labeled_of_large(
@@ -253,7 +256,8 @@ def _read_labeled_of_large(
         rows = part.start + len(part.x)
         if len(part.numbers):
             found = _take(part.x, part.numbers - part.start)
-            x.append(np.asarray(found) if preparation is None else preparation.apply(found))
+            with about(path):
+                x.append(np.asarray(found) if preparation is None else preparation.apply(found, first=part.numbers))
     known = known_labels(path, label, labels, rows=rows)
     _check_marks(path, known.values, task)
     return np.concatenate(x), known.values
@@ -345,23 +349,32 @@ def check_settings_file(path: Path) -> None:
     Raises
     ------
     DataError
-        If something else is there.
+        If something else is there, or it cannot be written.
     """
     try:
         if path.exists():
             read_settings(path)
     except DataError as error:
         raise DataError(f"{path} exists and does not hold settings, so it is not overwritten. Name another.") from error
+    try:
+        _beside(path).touch()
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error}). Name another file.") from error
+    _beside(path).unlink()
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Write an estimator's arguments as JSON; the file is complete or as it was."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = _beside(path)
     try:
         beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def settings_for(prepared: Prepared, given: Mapping[str, Any]) -> dict[str, Any]:

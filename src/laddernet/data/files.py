@@ -355,10 +355,14 @@ def _check_last_line(path: Path, columns: int, separator: str) -> None:
         )
 
 
-def _check_names(path: Path, names: list[str], label_column: str | None, required: bool) -> list[str]:
+def _check_doubled(path: Path, names: list[str]) -> None:
     doubled = sorted({repr(name) for name in names if names.count(name) > 1})
     if doubled:
         raise DataError(f"{path} has more than one column named {', '.join(doubled)}. Give each its own name.")
+
+
+def _check_names(path: Path, names: list[str], label_column: str | None, required: bool) -> list[str]:
+    _check_doubled(path, names)
     if label_column in names or not required:
         return names
     close = difflib.get_close_matches(label_column or "", names, n=3)
@@ -420,7 +424,13 @@ def _raise_encoding(path: Path, error: UnicodeDecodeError) -> NoReturn:
 
 def _read_parquet(path: Path) -> "pd.DataFrame":
     import pandas as pd
+    from pyarrow import parquet
 
+    try:
+        names = list(parquet.read_schema(path).names)
+    except Exception as error:
+        _raise_damaged(path, error)
+    _check_doubled(path, names)
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
     except Exception as error:  # a damaged file fails anywhere in building what it describes
@@ -539,7 +549,8 @@ def read_parts(
             rows = read_rows(path, labels_required=False)
             yield Part(rows.x, 0, np.empty(0, dtype=np.int64), [])
         elif suffix == ".parquet":
-            yield from _parts_of(path, _parquet_frames(path), label_column, labels_required)
+            frames = _parquet_frames(path, label_column, labels_required)
+            yield from _parts_of(path, frames, label_column, labels_required)
         else:
             frames = _csv_frames(path, suffix, label_column, labels_required, text_columns, as_text)
             yield from _parts_of(path, frames, label_column, labels_required)
@@ -661,7 +672,14 @@ def _next_frame(path: Path, frames: Any) -> Any:
         return next(frames, None)
 
 
-def _parquet_frames(path: Path) -> "Iterator[pd.DataFrame]":
+def _parquet_frames(path: Path, label: str | None, required: bool) -> "Iterator[pd.DataFrame]":
+    for number, frame in enumerate(_frames_of_parquet(path)):
+        if number == 0:
+            _check_names(path, list(frame.columns), label, required)
+        yield frame
+
+
+def _frames_of_parquet(path: Path) -> "Iterator[pd.DataFrame]":
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,11 +108,17 @@ def read_images(
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder} of images.")
-    files, labels = (_images_in(folder), []) if fewest_classes is None else _list(folder, fewest_classes)
-    if not files:
-        raise DataError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+    try:
+        files, labels = (_images_in(folder), []) if fewest_classes is None else _list(folder, fewest_classes)
+        if not files:
+            raise DataError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+        cache = _cache_path(folder, files, size, channels)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder} cannot be read ({error.strerror or error}). Make it readable, or take it out "
+            f"of {folder}."
+        ) from error
     found = np.array(labels or [None] * len(files), dtype=object)
-    cache = _cache_path(folder, files, size, channels)
     x = _from_cache(cache, len(files), size)
     if x is None:
         x = _resize(files, size, channels, on_image or (lambda done, of: None), workers, cache)
@@ -156,13 +162,17 @@ def _images_in(folder: Path) -> list[Path]:
     """All images in a folder and below, through links as well, each folder once."""
     found: list[Path] = []
     seen: set[str] = set()
-    for root, inside, names in os.walk(folder, followlinks=True):
+    for root, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(root)
         inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
         if real not in seen:
             found += [path for path in (Path(root, name) for name in names) if _is_image(path)]
         seen.add(real)
     return sorted(found)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 OnImage = Callable[[int, int], None]
@@ -174,35 +184,38 @@ def _resize(
     """Read all images and keep them in the cache; return them mapped, or, few where it lacks room, in memory."""
     shape = (len(files), size, size, 3)
     room = int(np.prod(shape))
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            reserved = [stack.enter_context(_reserved(cache.parent, count)) for count in (room, len(files))]
-            scratch = _Scratch(shape, *reserved)
-            count = _workers(len(files)) if workers is None else workers
-            if count:
-                _read_by_workers(files, scratch, count, on_image)
-            else:
-                for number in range(len(files)):
-                    scratch.read(files[number], number)
-                    on_image(number + 1, len(files))
-            _write_cache(cache, scratch.colours, grey=scratch.is_grey(channels))
-        kept = _from_cache(cache, len(files), size)
-    except OSError as error:
+
+    def no_room(error: OSError) -> None:
         if room > IN_MEMORY:
             raise DataError(
                 f"{len(files):,} images of {size} by {size} take {2 * room:,} bytes in the cache {cache.parent} while "
                 f"they are read, and there is no such room ({error.strerror or error}). Make room there, name another "
                 "cache (XDG_CACHE_HOME), or take a smaller size."
             ) from error
-        kept = None
-    if kept is None:
-        memory = _Scratch(shape)
-        for number in range(len(files)):
-            memory.read(files[number], number)
-            on_image(number + 1, len(files))
-        return np.concatenate(list(_converted(memory.colours, grey=memory.is_grey(channels))))
-    return kept
+
+    with ExitStack() as stack:
+        reserved: list[IO[bytes]] = []
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            reserved += [stack.enter_context(_reserved(cache.parent, count)) for count in (room, len(files))]
+        except OSError as error:
+            no_room(error)
+        scratch = _Scratch(shape, *reserved)
+        count = _workers(len(files)) if workers is None else workers
+        if count and reserved:
+            _read_by_workers(files, scratch, count, on_image)
+        else:
+            for number in range(len(files)):
+                scratch.read(files[number], number)
+                on_image(number + 1, len(files))
+        grey, kept = scratch.is_grey(channels), None
+        try:
+            if reserved:
+                _write_cache(cache, scratch.colours, grey=grey)
+                kept = _from_cache(cache, len(files), size)
+        except OSError as error:
+            no_room(error)
+        return np.concatenate(list(_converted(scratch.colours, grey=grey))) if kept is None else kept
 
 
 class _Scratch:
@@ -342,7 +355,9 @@ def _read(path: Path, size: int) -> tuple[NDArray[np.uint8], bool]:
                     upright = Image.fromarray(_eight_bits(np.asarray(upright), upright.mode, image.format))
                 square = ImageOps.fit(upright.convert("RGB"), (size, size), method=Image.Resampling.BICUBIC)
                 return np.asarray(square), is_grey
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder fails in many ways
         raise DataError(f"{path} cannot be read as an image ({' '.join(str(error).split()):.200}).") from error
 
 
@@ -371,9 +386,10 @@ def _cache_path(folder: Path, files: Sequence[Path], size: int, channels: int | 
 def _from_cache(path: Path, count: int, size: int) -> NDArray[np.uint8] | None:
     try:
         kept: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        whole = kept.offset + kept.nbytes == path.stat().st_size  # type: ignore[attr-defined]
+    except Exception:  # a damaged header fails anywhere in being read as Python's literals
         return None
-    fits = kept.ndim == 4 and kept.dtype == np.uint8 and kept.shape[1] in (1, 3)
+    fits = whole and kept.ndim == 4 and kept.dtype == np.uint8 and kept.shape[1] in (1, 3)
     return kept if fits and (len(kept), *kept.shape[2:]) == (count, size, size) else None
 
 
