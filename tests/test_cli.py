@@ -378,11 +378,12 @@ class TestTrainOnAFile:
         Path("bad.json").write_text('{"d": 1}')
         Path("class.json").write_text('{"class_weight": "balanced"}')
         Path("run").mkdir()
-        Path("run/config.json").write_text("precious")
+        for name in ("config.json", "history.jsonl", "metrics.json"):
+            Path("run", name).write_text("precious")
         assert message in failure("train", *arguments, "--out", "new")
         assert message in failure("train", *arguments, "--out", "run", "--overwrite")
         assert "run exists already" in failure("train", *arguments, "--out", "run")
-        assert [path.read_text() for path in Path("run").iterdir()] == ["precious"]
+        assert [path.read_text() for path in Path("run").iterdir()] == ["precious"] * 3
         assert not Path("new").exists()
 
     def test_columns_are_left_out_here_and_in_every_later_file(self, trained, tmp_path):

@@ -40,17 +40,17 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     RunError
         If something is there that is not to be overwritten, or the parent folder cannot be written to.
     """
-    folder = folder.resolve()
+    place = folder.resolve()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)).rmdir()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent)).rmdir()
     except OSError as error:
         raise RunError(
             f"no run can be written to {folder}: {error.strerror or error}. Name another with --out."
         ) from error
-    if not folder.exists() or _holds_nothing(folder):
+    if not place.exists() or _holds_nothing(place):
         return
-    unfinished = (folder / UNFINISHED / COMMAND).is_file()
+    unfinished = (place / UNFINISHED / COMMAND).is_file()
     if unfinished and not overwrite:
         raise RunError(
             f"{folder} holds a run that is not finished: go on with it by --resume, name another folder with --out, or "
@@ -58,7 +58,7 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise RunError(f"{folder} exists already. Name another folder with --out, or give --overwrite.")
-    if not unfinished and sum((folder / name).is_file() for name in (*FILES, _CHECKSUMS)) < _FEWEST:
+    if not unfinished and sum((place / name).is_file() for name in (*FILES, _CHECKSUMS)) < _FEWEST:
         raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten.")
 
 
@@ -84,9 +84,9 @@ def writing(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     OSError
         If it cannot be written; what was there stays.
     """
-    folder = folder.resolve()
     check_free(folder, overwrite=overwrite)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    place = folder.resolve()
+    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         yield beside
         seal(beside)
@@ -96,7 +96,7 @@ def writing(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         mode = (beside / CONFIG).stat().st_mode & 0o666
         beside.chmod(mode | (mode & 0o444) >> 2)  # it was made private to the user
         check_free(folder, overwrite=overwrite)  # again: much may have happened since
-        _replace(beside, folder)
+        _replace(beside, place)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
