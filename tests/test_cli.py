@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from laddernet import cli
 from laddernet.checkpoints import load_run
 from laddernet.cli import app
+from laddernet.errors import ProcessLostError
 from laddernet.run_folder import seal
 
 RUNNER = CliRunner()
@@ -200,6 +203,26 @@ def test_as_a_command_a_failure_has_no_traceback():
     result = laddernet("evaluate", "nowhere", "digits", "--debug")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_a_signal_upon_an_error_does_not_hide_how_to_go_on(capsys):
+    """As where a process of several has died, and what launched them ends the others while they say so."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    @cli._clear_errors
+    def command():
+        try:
+            error = ProcessLostError("another process is gone.")
+            error.add_note("Go on with: laddernet train --resume run")
+            raise error
+        finally:
+            raise KeyboardInterrupt(signal.SIGTERM)
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 143
+    assert capsys.readouterr().err == "laddernet: interrupted. Go on with: laddernet train --resume run\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 CLASSES = ("cat", "dog", "a long name")

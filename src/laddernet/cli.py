@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -145,23 +146,44 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (typer.BadParameter, typer.Exit):
             raise
         except KeyboardInterrupt as interrupt:
-            notes = getattr(interrupt, "__notes__", [])
-            unkept = "Results that were finished are kept, the unfinished one is not written."
-            if launched_rank() == 0:
-                _say(f"interrupted. {' '.join(notes) or unkept}")
+            with _undisturbed():
+                unkept = "Results that were finished are kept, the unfinished one is not written."
+                if launched_rank() == 0:
+                    _say(f"interrupted. {' '.join(_notes(interrupt)) or unkept}")
             raise typer.Exit(143 if interrupt.args == (signal.SIGTERM,) else 130) from None
         except Exception as error:
             if kwargs.get("debug"):
                 raise
             from laddernet.errors import LaddernetError
 
-            known = isinstance(error, (LaddernetError, OSError, ValueError))
-            text = " ".join(str(error).split())
-            notes = "".join(f" {note}" for note in getattr(error, "__notes__", []))
-            _say((text if known and text else f"{type(error).__name__}: {text} (--debug shows where)") + notes)
+            with _undisturbed():
+                known = isinstance(error, (LaddernetError, OSError, ValueError))
+                text = " ".join(str(error).split())
+                notes = "".join(f" {note}" for note in _notes(error))
+                _say((text if known and text else f"{type(error).__name__}: {text} (--debug shows where)") + notes)
             raise typer.Exit(1) from None
 
     return guarded
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was added to an error, or to the one that it came upon."""
+    while error is not None and not hasattr(error, "__notes__"):
+        error = error.__context__
+    return getattr(error, "__notes__", [])
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave SIGTERM for later: where a process of several ends, its launcher sends it to the others as they say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _say(text: str) -> None:
