@@ -165,9 +165,10 @@ class TestTrouble:
         assert [found.name for found in tmp_path.iterdir()] == ["t.csv"]
 
     @pytest.mark.parametrize("name", ["t.csv", "X.npy"])
-    def test_an_infinite_number_is_found_at_once(self, tmp_path, name):
+    @pytest.mark.parametrize("value", [-np.inf, 1e39])
+    def test_an_infinite_number_is_found_at_once(self, tmp_path, name, value):
         x = np.ones((ROWS, 2))
-        x[222, 1] = -np.inf
+        x[222, 1] = value
         if name == "X.npy":
             np.save(tmp_path / name, x)
             np.save(tmp_path / "y.npy", np.arange(ROWS) % 2)

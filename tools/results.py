@@ -34,8 +34,8 @@ Test errors in percent of every recipe that was run, made by `make results` from
 labelled rows, the starting weights, the batches and the noise. The standard deviation is that of the seeds (n - 1), the
 interval is Student's for their mean. The paper's figures are its mean ± standard deviation; a star marks those not
 confirmed against the paper itself. *At most* is the paper's mean plus twice its standard deviation over the root of our
-n: where our mean of three seeds or more is no larger, the row holds. Past the paper it is the lowest mean published,
-which ours shall be below.
+n: where our mean of three seeds or more is no larger, the row holds. Past the paper it is the lowest mean
+published, of a Ladder with projected weights (Huang et al. 2017), which ours shall be below.
 """
 
 

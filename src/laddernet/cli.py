@@ -500,10 +500,10 @@ def export(
 ) -> None:
     """Write a run's network, its input scaling included, as one file for other programs."""
     from laddernet.checkpoints import load_run
-    from laddernet.export import SUFFIXES
     from laddernet.export import export as write
+    from laddernet.run_folder import EXPORTED
 
-    path = out or run / f"network{SUFFIXES[format]}"
+    path = out or run / EXPORTED[format]
     notes = write(load_run(run), path, format=format, overwrite=overwrite)
     shape = ", ".join(map(str, notes["input"]["shape"]))
     typer.echo(f"{path}: x of shape ({shape}) to {', '.join(notes['outputs'])}; its answers are the run's")

@@ -513,6 +513,12 @@ def _check_all_read(column: "pd.Series[Any]", lost: "pd.Series[bool]", what: str
         )
 
 
+def is_finite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which values float32 holds as a finite number, or are missing."""
+    finite: NDArray[np.bool_] = ~(np.abs(values) > np.finfo(np.float32).max)
+    return finite
+
+
 def check_finite(name: str, values: NDArray[np.float64], first: "int | NDArray[np.int64]" = 0) -> NDArray[np.float64]:
     """Return a column's numbers, all finite in float32 or missing; `first` is the number of the first row, or of each.
 
@@ -521,9 +527,9 @@ def check_finite(name: str, values: NDArray[np.float64], first: "int | NDArray[n
     DataError
         If they are not.
     """
-    infinite = np.abs(values) > np.finfo(np.float32).max
-    if infinite.any():
-        place = int(infinite.argmax())
+    finite = is_finite(values)
+    if not finite.all():
+        place = int(finite.argmin())
         row = first + place if isinstance(first, int) else int(first[place])
         raise DataError(
             f"column {name!r} is infinite, or beyond {np.finfo(np.float32).max:.1e}, in row {row + 1}. Correct it, or "

@@ -21,6 +21,8 @@ CONFIG, WEIGHTS, HISTORY, METRICS = "config.json", "weights.safetensors", "histo
 PREPARATION = "preparation.skops"
 FILES = (CONFIG, WEIGHTS, HISTORY, METRICS, PREPARATION)
 """Files of a run, the last of which not all have."""
+EXPORTED = {"onnx": "network.onnx", "torch": "network.pt2"}
+"""What a run is exported to by each format, unless another place is named."""
 JSON_BYTES = 2**26
 """A larger JSON file is none of ours."""
 UNFINISHED = "unfinished"
@@ -28,7 +30,7 @@ UNFINISHED = "unfinished"
 COMMAND = "command.json"
 """File in it that says how the run is made."""
 _CHECKSUMS = "checksums.json"
-_OURS = {*FILES, _CHECKSUMS, UNFINISHED, "network.onnx", "network.pt2"}
+_OURS = {*FILES, _CHECKSUMS, UNFINISHED, *EXPORTED.values()}
 _FEWEST = 3  # of a run's files, to take a folder for one
 
 

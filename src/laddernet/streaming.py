@@ -17,15 +17,13 @@ from numpy.typing import NDArray
 from laddernet.data.files import Part, known_labels, map_array, read_array_labels, read_parts
 from laddernet.data.labels import SparseLabels
 from laddernet.errors import DataError
-from laddernet.preparation import Preparation, check_finite
+from laddernet.preparation import Preparation, check_finite, is_finite
 from laddernet.rows import RowsFile, StoredRows
 
 SAMPLE_ROWS = 50_000
 """Rows with a label, and of all rows, at most, to which a preparation is fitted."""
 SAMPLE_VALUES = 2**21
 """The same, in rows times columns."""
-
-
 MOST_FRAMES = 100
 """Pieces in which rows are kept at a time, each of which takes memory however few they are."""
 
@@ -95,8 +93,8 @@ class Survey:
             numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
             if column.dtype.kind in "iuf":
                 check_finite(name, numbers, start)
-            elif np.isinf(numbers).any():  # in what may yet turn out to be text
-                self._infinite.setdefault(name, start + int(np.isinf(numbers).argmax()))
+            elif (beyond := ~is_finite(numbers)).any():  # in what may yet turn out to be text
+                self._infinite.setdefault(name, start + int(beyond.argmax()))
             new["text"] = there & np.isnan(numbers)
             self._text |= {name} if new["text"].any() else set()
             sizes = np.where(np.isnan(numbers), -1.0, np.abs(numbers))

@@ -385,8 +385,8 @@ def _cache_path(folder: Path, files: Sequence[Path], size: int, channels: int | 
 
 def _from_cache(path: Path, count: int, size: int) -> NDArray[np.uint8] | None:
     try:
-        kept: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        whole = kept.offset + kept.nbytes == path.stat().st_size  # type: ignore[attr-defined]
+        kept: np.memmap[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r", allow_pickle=False)
+        whole = kept.offset + kept.nbytes == path.stat().st_size
     except Exception:  # a damaged header fails anywhere in being read as Python's literals
         return None
     fits = whole and kept.ndim == 4 and kept.dtype == np.uint8 and kept.shape[1] in (1, 3)
