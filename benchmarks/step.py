@@ -2,7 +2,8 @@
 
 For the MNIST network, 784-1000-500-250-250-250-10 with 100 + 100 rows, in one process, interleaved, medians:
 
-    a  Algorithm 1 as one would write it: plain torch, float32, torch's fused Adam (literal.py)
+    a  Algorithm 1 as one would write it: plain torch, torch's fused Adam (literal.py); in float32, as a / b has it, and
+       under torch's autocast
     b  this library's step, in float32 and in bfloat16
     c  the floor: the step's matrix products in that precision, Adam's update and the noise, by torch
 
@@ -11,6 +12,7 @@ results/step-DEVICE.json. `python benchmarks/step.py --device cuda` on a GPU.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -67,10 +69,11 @@ def training_step(
     return step
 
 
-def literal_step(device: torch.device) -> Step:
+def literal_step(device: torch.device, precision: str = "float32") -> Step:
     ladder = LiteralLadder(WIDTHS, weights_of(WIDTHS)).to(device)
     optimizer = torch.optim.Adam(ladder.parameters(), lr=0.002, fused=True)
-    return training_step(ladder, optimizer, rows_of(WIDTHS, ROWS, device))
+    autocast = functools.partial(torch.autocast, device.type, getattr(torch, precision), precision != "float32")
+    return training_step(ladder, optimizer, rows_of(WIDTHS, ROWS, device), autocast)
 
 
 def make_ladder(widths: tuple[int, ...], device: torch.device) -> Ladder:
@@ -149,7 +152,7 @@ def medians(steps: dict[str, Step], device: torch.device, repeats: int) -> dict[
 
 def compare(device: torch.device, repeats: int) -> dict[str, object]:
     with ExitStack() as stack:
-        steps = {"a literal, float32": literal_step(device)}
+        steps = {f"a literal, {precision}": literal_step(device, precision) for precision in PRECISIONS}
         for precision in PRECISIONS:
             steps[f"b laddernet, {precision}"] = stack.enter_context(library_step(device, precision))
             steps[f"c floor, {precision}"] = floor_step(device, precision)
@@ -161,6 +164,7 @@ def compare(device: torch.device, repeats: int) -> dict[str, object]:
         ours = found[f"b laddernet, {precision}"]
         ratios[f"a/b {precision}"] = round(found["a literal, float32"] / ours, 2)
         ratios[f"b/c {precision}"] = round(ours / found[f"c floor, {precision}"], 2)
+    ratios["a/b both bfloat16"] = round(found["a literal, bfloat16"] / found["b laddernet, bfloat16"], 2)
     return {"milliseconds": found, "ratios": ratios}
 
 
