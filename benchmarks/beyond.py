@@ -3,7 +3,8 @@
 A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never looked
 at. Each trial changes something of the paper's settings, in a whole schedule; "a + b" makes the changes of both.
 Results go to results/beyond.jsonl, one line for each trial and seed as it finishes; what is there already is not run
-again. --combine takes the changes that helped, the best first, and keeps each that helps with those before it.
+again, and a training that was stopped goes on where it was. --combine takes the changes that helped, the best first,
+and keeps each that helps with those before it.
 
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda    # ten seeds at once
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-102 --only reference cosine
@@ -33,6 +34,7 @@ from laddernet.networks import mlp
 from laddernet.noise import VirtualAdversarial
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import describe_machine, versions
+from laddernet.resume import Checkpoint
 from laddernet.together import Labeled, train_together
 from laddernet.training import TrainingConfig, train
 
@@ -118,7 +120,9 @@ def split() -> list[NDArray[Any]]:
     return parts
 
 
-def errors(trial: str, labels: int, epochs: int, seeds: list[int], device: str, precision: str) -> dict[str, Any]:
+def errors(
+    trial: str, labels: int, epochs: int, seeds: list[int], device: str, precision: str, keeper: Checkpoint
+) -> dict[str, Any]:
     """Percent of the images kept out that each seed gets wrong, and what it took."""
     changes = changes_of(trial)
     x, x_out, y, y_out = split()
@@ -129,10 +133,12 @@ def errors(trial: str, labels: int, epochs: int, seeds: list[int], device: str, 
     known = [Labeled(rows[torch.from_numpy(i).to(device)], torch.from_numpy(y[i]).to(device)) for i in chosen]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     started = time.perf_counter()
-    if len(seeds) > 1:
-        train_together(ladders, rows, known, TrainingConfig(**settings), generators=generators)
-    else:
-        train(ladders[0], rows, known[0].x, known[0].y, TrainingConfig(**settings), generator=generators[0])
+    config = TrainingConfig(**settings)
+    with keeper.held():
+        if len(seeds) > 1:
+            train_together(ladders, rows, known, config, generators=generators, keeper=keeper)
+        else:
+            train(ladders[0], rows, known[0].x, known[0].y, config, generator=generators[0], keeper=keeper)
     seconds = time.perf_counter() - started
     with torch.no_grad():
         answers = [ladder.predict(torch.from_numpy(x_out).to(device)).argmax(1).cpu().numpy() for ladder in ladders]
@@ -180,8 +186,11 @@ def run(trial: str, chosen: argparse.Namespace) -> None:
     for seeds in [[seed] for seed in missing] if alone else [missing]:
         if not seeds:
             continue
+        name = f"{trial}-{chosen.labels}-{chosen.epochs}-{'-'.join(map(str, seeds))}"
+        keeper = Checkpoint(chosen.out.with_name(f".{chosen.out.stem}-{name}.checkpoint"))
         try:
-            found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision)
+            with keeper.until_done():
+                found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision, keeper)
         except TrainingError as diverged:
             print(trial, seeds, diverged, flush=True)
             continue

@@ -6,8 +6,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
@@ -192,7 +191,7 @@ def reproduce(
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
     checkpoint = Checkpoint(out / f".{recipe.name}-seed-{'-'.join(map(str, seeds))}.checkpoint")
     others: dict[str, Any] = {"machine": machine, "callback": callback, "checkpoint": checkpoint}
-    with _kept(checkpoint):
+    with checkpoint.until_done():
         if len(seeds) == 1:
             outcomes = [run_recipe(recipe, data, seed=seeds[0], **others)]
         else:
@@ -219,21 +218,6 @@ def reproduce(
     return new
 
 
-@contextmanager
-def _kept(checkpoint: Checkpoint) -> Iterator[None]:
-    """Let no other process make the same results meanwhile; what was kept goes once they are written."""
-    with checkpoint.locked():
-        try:
-            yield
-        except BaseException as error:
-            if checkpoint.exists:
-                error.add_note("The training's state is kept; the same command goes on with it.")
-            else:
-                checkpoint.remove()
-            raise
-        checkpoint.remove()
-
-
 def can_go_together(recipe: Recipe) -> bool:
     """Return whether several seeds of a recipe can be trained as one batched network.
 
@@ -248,8 +232,6 @@ def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
 
     device = device_of(machine.device)
     if device.type != "cuda" or not can_go_together(recipe):
-        return 1
-    if recipe.network:
         return 1
     widths = (DATASETS[recipe.dataset].features, *recipe.hidden_layer_sizes, DATASETS[recipe.dataset].classes)
     weights = 2 * sum(below * above for below, above in pairwise(widths))  # encoder and decoder

@@ -145,6 +145,23 @@ class Checkpoint:
         finally:
             restore()
 
+    @contextmanager
+    def until_done(self) -> Iterator[None]:
+        """Be `locked` while the context lasts, which makes something of the training, and remove what was kept then.
+
+        After an error it stays, and a note on the error says so.
+        """
+        with self.locked():
+            try:
+                yield
+            except BaseException as error:
+                if self.exists:
+                    error.add_note("The training's state is kept; the same command goes on with it.")
+                else:
+                    self.remove()
+                raise
+            self.remove()
+
     def load(self, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the state that was kept last and is whole; None where nothing was kept.
 
