@@ -26,7 +26,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from laddernet import LadderClassifier
 from laddernet.checkpoints import load_run, save_run
-from laddernet.data.files import prediction_table, write_predictions
+from laddernet.data.predictions import prediction_table, write_predictions
 from laddernet.model_selection import LabeledKFold, labeled_scorer
 from laddernet.preparation import Preparation
 

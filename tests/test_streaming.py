@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from laddernet import streaming
 from laddernet.cli import app
-from laddernet.data import files
+from laddernet.data import formats
 from laddernet.data.labels import hold_out
 from laddernet.errors import DataError
 from laddernet.preparation import Preparation
@@ -20,8 +20,8 @@ ROWS = 260  # more than a part, in which there are 200 here
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(files, "_ANSWERED", 200)
-    monkeypatch.setattr(files, "_PART_VALUES", 0)
+    monkeypatch.setattr(formats, "_ANSWERED", 200)
+    monkeypatch.setattr(formats, "_PART_VALUES", 0)
 
 
 def table(rows=ROWS):

@@ -414,7 +414,7 @@ def predict(
     Of a folder of images: of every image in it or below, by name.
     """
     from laddernet.checkpoints import load_run
-    from laddernet.data.files import check_writable, prediction_table, write_predictions
+    from laddernet.data.predictions import check_writable, prediction_table, write_predictions
 
     check_writable(out, overwrite=overwrite)
     loaded = load_run(run)

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from laddernet.data.files import Part, known_labels, map_array, read_array_labels, read_parts
+from laddernet.data.arrays import map_array
+from laddernet.data.files import known_labels, read_array_labels, read_parts
+from laddernet.data.formats import Part
 from laddernet.data.labels import SparseLabels
 from laddernet.errors import DataError
 from laddernet.preparation import Preparation, check_finite, is_finite
