@@ -35,7 +35,7 @@ from laddernet.data import load
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import Machine, run_recipe
 recipe = replace(RECIPES["mnist-100"], max_epochs=1)
-print(run_recipe(recipe, load("mnist"), seed=0, machine=Machine(device="cpu", precision="{precision}")).seconds)
+print(run_recipe(recipe, load("mnist"), seeds=[0], machine=Machine(device="cpu", precision="{precision}"))[0].seconds)
 """
 LADDERNET = str(Path(sys.executable).with_name("laddernet"))
 

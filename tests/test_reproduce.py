@@ -1,13 +1,18 @@
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from laddernet import resume
 from laddernet.checkpoints import load_run, save_run
 from laddernet.data import Dataset, hide_labels, load, missing_files
 from laddernet.errors import RunError
+from laddernet.estimators import LadderClassifier
+from laddernet.loop import Callback, TrainingStopped
 from laddernet.normalization import Statistics
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, run_recipe, seeds_at_once
@@ -76,7 +81,7 @@ def test_the_same_seed_gives_the_same_result(tmp_path):
 def test_a_recipe_may_be_tested_with_the_labelled_rows_statistics(tmp_path):
     recipe = replace(QUICK, labeled_statistics=True)
     data = load("digits", seed=0)
-    usual, labeled = (run_recipe(r, data, seed=0, machine=Machine(device="cpu")).model for r in (QUICK, recipe))
+    usual, labeled = (run_recipe(r, data, seeds=[0], machine=Machine(device="cpu"))[0].model for r in (QUICK, recipe))
     rows = torch.from_numpy(data.x_train[hide_labels(data.y_train, 50, seed=0) >= 0].astype(np.float32))
     first = labeled.ladder_.network[0]
     mean, var = next((module.mean, module.var) for module in first.modules() if isinstance(module, Statistics))
@@ -88,6 +93,52 @@ def test_a_recipe_may_be_tested_with_the_labelled_rows_statistics(tmp_path):
     run(tmp_path, 0, recipe)
     with pytest.raises(RunError, match="with other settings"):
         run(tmp_path, 1)
+
+
+STUDENT = replace(QUICK, name="student", teacher=QUICK, denoising_weights=(1000.0, 1.0, 0.01))
+
+
+def test_a_student_learns_its_teachers_answers(tmp_path):
+    data, machine = load("digits", seed=3), Machine(device="cpu")
+    (student,) = run_recipe(STUDENT, data, seeds=[3], machine=machine)
+    (teacher,) = run_recipe(QUICK, data, seeds=[3], machine=machine)
+    known = hide_labels(data.y_train, 50, seed=3)
+    answers = np.where(known >= 0, known, teacher.model.predict(data.x_train))
+    alone = LadderClassifier(**STUDENT.settings(), device="cpu", random_state=3).fit(data.x_train, answers)
+    np.testing.assert_array_equal(student.model.predict_proba(data.x_test), alone.predict_proba(data.x_test))
+    assert student.test_error != teacher.test_error
+    entry = run(tmp_path, 3, STUDENT)
+    assert (entry["test_error"], entry["epochs"]) == (round(student.test_error, 4), 4)
+    with pytest.raises(RunError, match="with other settings"):
+        run(tmp_path, 4, replace(STUDENT, teacher=replace(QUICK, learning_rate=0.1)))
+
+
+class _StoppedIn(Callback):
+    def on_epoch_end(self, record):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class _Counted(Callback):
+    def __init__(self):
+        self.epochs = []
+
+    def on_epoch_end(self, record):
+        self.epochs.append(record["epoch"])
+
+
+@pytest.mark.fault("a student's training is stopped", "the same command goes on with the student, to the same end")
+def test_a_student_that_was_stopped_goes_on_and_its_teacher_is_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SHARE", 1e9)  # the state is kept after each epoch
+    whole = run(tmp_path / "whole", 0, STUDENT)
+    others = {"seeds": [0], "out": tmp_path, "machine": Machine(device="cpu")}
+    with pytest.raises(TrainingStopped) as stopped:
+        reproduce(STUDENT, **others, watch=lambda name: _StoppedIn() if name == "student" else Callback())
+    assert stopped.value.__notes__ == ["The training's state is kept; the same command goes on with it."]
+    watched = {"quick": _Counted(), "student": _Counted()}
+    (entry,) = reproduce(STUDENT, **others, watch=watched.__getitem__)
+    assert [watch.epochs for watch in watched.values()] == [[], [2]]
+    assert (entry["test_error"], entry["cost"]) == (whole["test_error"], whole["cost"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.json", "whole"]
 
 
 OTHER_FILES = ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "quick", "seeds": []}']
@@ -165,7 +216,7 @@ def test_a_convolutional_recipe_runs_and_comes_back(name, shape, tmp_path):
     rows = 60 if shape[0] == 1 else 20
     recipe = replace(RECIPES[name], max_epochs=1, labels=10, batch_size=rows // 2)
     data = images(shape, rows)
-    outcome = run_recipe(recipe, data, seed=0, machine=Machine(device="cpu"))
+    (outcome,) = run_recipe(recipe, data, seeds=[0], machine=Machine(device="cpu"))
     assert outcome.model.input_shape_ == shape
     assert 0 <= outcome.test_error <= 100
     save_run(tmp_path / "run", outcome.model, training={"dataset": recipe.dataset}, metrics={})

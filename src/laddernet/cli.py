@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from laddernet.checkpoints import Run
     from laddernet.data.images import Images
     from laddernet.data.labels import Task
+    from laddernet.loop import Callback
     from laddernet.recipes import Recipe
     from laddernet.tables import FileOptions
     from laddernet.unfinished import Making
@@ -687,8 +688,12 @@ def reproduce(
         at_once = seeds_at_once(recipe, machine) if together is None else together
         for first in range(0, len(left), at_once):
             group = left[first : first + at_once]
-            watch = progress(title=f"{name}, seed {', '.join(map(str, group))}")
-            for entry in run_seeds(recipe, seeds=group, out=out, machine=machine, callback=watch):
+
+            def watch(stage: str, name: str = name, group: list[int] = group) -> "Callback":
+                teacher = "" if stage == name else f", teacher {stage}"
+                return progress(title=f"{name}, seed {', '.join(map(str, group))}{teacher}")
+
+            for entry in run_seeds(recipe, seeds=group, out=out, machine=machine, watch=watch):
                 typer.echo(f"{name}, seed {entry['seed']}: test error {entry['test_error']:.2f} %")
         _summarize(RECIPES[name], read_results(out / f"{name}.json", RECIPES[name]), out / f"{name}.json")
 

@@ -50,9 +50,8 @@ def train_on_dataset(chosen: Recipe, machine: Machine, making: Making, *, name: 
     training = {"dataset": data, "labels": chosen.labels, "seed": seed, "recipe": name}
     with making.begun(Path("runs") / f"{title}-seed-{seed}") as (folder, checkpoint):
         rows = load(data, data_dir=machine.data_dir, seed=seed)
-        watch = progress(title=title)
-        run = partial(run_recipe, data=rows, seed=seed, machine=machine, processes=making.processes)
-        ladder = run(chosen, callback=watch, checkpoint=checkpoint)
+        run = partial(run_recipe, data=rows, seeds=[seed], machine=machine, processes=making.processes)
+        (ladder,) = run(chosen, watch=lambda _: progress(title=title), checkpoints=[checkpoint])
         metrics = {"test_error": round(ladder.test_error, 4), "seconds": round(ladder.seconds, 2)}
         making.write(folder, ladder.model, training=training, metrics=metrics)
     table = Table(title=f"{data}, {chosen.labels} labels of {len(rows.y_train)} rows, seed {seed}")
@@ -61,8 +60,7 @@ def train_on_dataset(chosen: Recipe, machine: Machine, making: Making, *, name: 
     table.add_row(*_table_row(f"ladder ({chosen.variant})", ladder, len(rows.y_test)))
     if making.options.baseline and chosen.variant != "baseline":
         with _comparing(folder):
-            watch = progress(title="supervised only")
-            supervised = run(chosen.baseline(), callback=watch)
+            (supervised,) = run(chosen.baseline(), watch=lambda _: progress(title="supervised only"))
             metrics["baseline_test_error"] = round(supervised.test_error, 4)
             metrics["baseline_seconds"] = round(supervised.seconds, 2)
             table.add_row(*_table_row("supervised only", supervised, len(rows.y_test)))

@@ -29,6 +29,9 @@ class Recipe:
         Whether to test with the statistics of the labelled training rows alone, as the original code does.
     ablation : str
         What of the algorithm is changed to see whether it matters; empty where nothing is.
+    teacher : Recipe or None
+        What is trained before, with the same seed, and whose answers are the labels of the rows that have none:
+        self-training, as with a noisy student (Xie et al. 2020, arXiv 1911.04252).
     input_scaling : str
         As in `LadderClassifier`; the inputs are pixels in 0..1.
     validation_fraction : float
@@ -66,6 +69,7 @@ class Recipe:
     training_options: Mapping[str, Any] | None = None
     labeled_statistics: bool = False
     ablation: str = ""
+    teacher: "Recipe | None" = None
     baseline_noise_std: float | tuple[float, ...] = 0.3
     baseline_epochs: int | None = None
     baseline_decay_start: float | None = None
@@ -77,7 +81,7 @@ class Recipe:
 
         Labelled rows are not repeated within a batch, as the paper does not.
         """
-        own = ("name", "dataset", "labels", "network", "labeled_statistics", "ablation", "paper", "to_beat")
+        own = ("name", "dataset", "labels", "network", "labeled_statistics", "ablation", "teacher", "paper", "to_beat")
         chosen = {k: v for k, v in asdict(self).items() if k not in own and not k.startswith("baseline_")}
         for later, usual in _LATER.items():
             if chosen[later] == usual:
@@ -89,6 +93,11 @@ class Recipe:
             del chosen["hidden_layer_sizes"]
             chosen |= {"module": getattr(networks, self.network), "input_shape": DATASETS[self.dataset].shape}
         return chosen | {"repeat_labels": False}
+
+    @property
+    def stages(self) -> "tuple[Recipe, ...]":
+        """What is trained one after the other: the teachers, then the recipe itself."""
+        return (*(self.teacher.stages if self.teacher is not None else ()), self)
 
     def baseline(self) -> "Recipe":
         """Return the supervised-only network on the same labels: no decoder, noise and normalisation stay."""

@@ -6,10 +6,11 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from laddernet.loop import Callback
 from laddernet.recipes import Recipe
 from laddernet.resume import Checkpoint
 from laddernet.training import Precision, cpu_threads
+
+Watch = Callable[[str], Callback]
+"""Gives what watches a training, of the name of its recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,28 +76,76 @@ def run_recipe(
     recipe: Recipe,
     data: Dataset,
     *,
-    seed: int,
+    seeds: Sequence[int],
     machine: Machine,
-    callback: Callback | None = None,
-    checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
+    checkpoints: Sequence[Checkpoint | None] = (),
     processes: Processes = ALONE,
-) -> Outcome:
-    """Train a recipe with one seed, which fixes the labelled rows and all else random, and test it.
+) -> list[Outcome]:
+    """Train a recipe with each seed, which fixes the labelled rows and all else random, and test it.
+
+    A recipe with a teacher comes after that, with the teacher's answers as the labels of the rows that have none.
+
+    Parameters
+    ----------
+    recipe, data
+    seeds : sequence of int
+        Several are trained as one batched network; see `estimators.fit_together`.
+    machine : Machine
+    watch : callable, optional
+        Gives what watches each of `Recipe.stages`, of its name.
+    checkpoints : sequence of Checkpoint, optional
+        For each of the stages.
+    processes : Processes
+        That train one seed together.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of the seeds; the seconds are those of all of them and of all stages.
 
     Raises
     ------
     KeyboardInterrupt
         If the training was interrupted: half a training has no result.
     """
-    from laddernet.estimators import LadderClassifier
+    labels = known = [labels_for(recipe, data, seed=seed) for seed in seeds]
+    models: list[Any] = []
+    seconds = 0.0
+    for stage, checkpoint in zip_longest(recipe.stages, checkpoints):
+        if models:  # the teachers
+            answers = [model.predict(data.x_train) for model in models]
+            labels = [np.where(kept >= 0, kept, answer) for kept, answer in zip(known, answers, strict=True)]
+        started = time.perf_counter()
+        callback = None if watch is None else watch(stage.name)
+        models = _fit(stage, data.x_train, labels, seeds, machine, callback, checkpoint, processes)
+        seconds += seconds_of(models[0], started)
+    errors = [_test_error(model, recipe, data, seed) for model, seed in zip(models, seeds, strict=True)]
+    return [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
 
-    model = LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
-    started = time.perf_counter()
-    labels = labels_for(recipe, data, seed=seed)
-    watch = callback or Callback()
-    fit_whole(model, data.x_train, labels, callback=watch, checkpoint=checkpoint, processes=processes)
-    seconds = seconds_of(model, started)
-    return Outcome(model=model, test_error=_test_error(model, recipe, data, seed), seconds=seconds)
+
+def _fit(
+    recipe: Recipe,
+    x: Any,
+    labels: Sequence[Any],
+    seeds: Sequence[int],
+    machine: Machine,
+    callback: Callback | None,
+    checkpoint: Checkpoint | None,
+    processes: Processes,
+) -> list[Any]:
+    from laddernet.estimators import LadderClassifier, fit_together
+
+    models = [
+        LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
+        for seed in seeds
+    ]
+    if len(models) == 1:
+        watch = callback or Callback()
+        fit_whole(models[0], x, labels[0], callback=watch, checkpoint=checkpoint, processes=processes)
+    else:
+        fit_together(models, x, labels, callback=callback, checkpoint=checkpoint)
+    return models
 
 
 def _test_error(model: Any, recipe: Recipe, data: Dataset, seed: int) -> float:
@@ -101,30 +153,6 @@ def _test_error(model: Any, recipe: Recipe, data: Dataset, seed: int) -> float:
         rows = data.x_train[labels_for(recipe, data, seed=seed) >= 0]
         model.ladder_.calibrate(torch.from_numpy(model.scaling_.apply(rows, np.float32)))
     return 100 * (1 - float(model.score(data.x_test, data.y_test)))
-
-
-def run_together(
-    recipe: Recipe,
-    data: Dataset,
-    *,
-    seeds: Sequence[int],
-    machine: Machine,
-    callback: Callback | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> list[Outcome]:
-    """Train a recipe with several seeds as one batched network, and test each; see `estimators.fit_together`."""
-    from laddernet.estimators import LadderClassifier, fit_together
-
-    models = [
-        LadderClassifier(**recipe.settings(), device=machine.device, precision=machine.precision, random_state=seed)
-        for seed in seeds
-    ]
-    started = time.perf_counter()
-    labels = [labels_for(recipe, data, seed=seed) for seed in seeds]
-    fit_together(models, data.x_train, labels, callback=callback, checkpoint=checkpoint)
-    seconds = seconds_of(models[0], started)
-    errors = [_test_error(model, recipe, data, seed) for model, seed in zip(models, seeds, strict=True)]
-    return [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
 
 
 def seconds_of(model: Any, started: float) -> float:
@@ -155,13 +183,13 @@ def reproduce(
     seeds: Sequence[int],
     out: Path,
     machine: Machine,
-    callback: Callback | None = None,
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """Run a recipe with each seed, all at once, and append the results to ``out / "<recipe>.json"``.
 
     The file is ``{"recipe": ..., "settings": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always
-    complete. The training's state is kept beside it (``.<recipe>-seed-<seeds>.checkpoint``) until it is done; the same
-    call goes on from there after a break.
+    complete. The training's state is kept beside it (``.<recipe>-seed-<seeds>.checkpoint``, and one for a teacher)
+    until all is done; the same call goes on from there after a break.
 
     Returns
     -------
@@ -189,13 +217,13 @@ def reproduce(
         )
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
-    checkpoint = Checkpoint(out / f".{recipe.name}-seed-{'-'.join(map(str, seeds))}.checkpoint")
-    others: dict[str, Any] = {"machine": machine, "callback": callback, "checkpoint": checkpoint}
-    with checkpoint.until_done():
-        if len(seeds) == 1:
-            outcomes = [run_recipe(recipe, data, seed=seeds[0], **others)]
-        else:
-            outcomes = run_together(recipe, data, seeds=seeds, **others)
+    run = f".{recipe.name}-seed-{'-'.join(map(str, seeds))}"
+    taught = [f"{run}.teacher-{stage.name}" for stage in recipe.stages[:-1]]
+    checkpoints = [Checkpoint(out / f"{name}.checkpoint") for name in (*taught, run)]
+    with ExitStack() as stack:
+        for checkpoint in checkpoints:
+            stack.enter_context(checkpoint.until_done())
+        outcomes = run_recipe(recipe, data, seeds=seeds, machine=machine, watch=watch, checkpoints=checkpoints)
         new = [
             {
                 "seed": seed,
@@ -203,7 +231,7 @@ def reproduce(
                 "cost": outcome.model.history_[-1]["cost"],
                 "seconds": round(outcome.seconds, 1),
                 "together": len(seeds),
-                "epochs": outcome.model.n_iter_,
+                "epochs": outcome.model.n_iter_ + sum(stage.max_epochs for stage in recipe.stages[:-1]),
                 "precision": outcome.model.precision_,
                 "commit": commit,
                 "versions": versions(),
@@ -248,6 +276,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         chosen["module"] = recipe.network
     if recipe.labeled_statistics:
         chosen["labeled_statistics"] = True
+    if recipe.teacher is not None:
+        chosen["teacher"] = _settings(recipe.teacher)
     settings: dict[str, Any] = json.loads(json.dumps({"labels": recipe.labels, **chosen}))
     return settings
 

@@ -33,6 +33,7 @@ FORMAT = "laddernet checkpoint 1"
 SHARE = 0.01
 """Of the training's time, at most, that writing its state takes up, where no `minutes` have passed."""
 _TENSOR = "tensor"
+_KEPT = "The training's state is kept; the same command goes on with it."
 
 
 class Checkpoint:
@@ -156,7 +157,8 @@ class Checkpoint:
                 yield
             except BaseException as error:
                 if self.exists:
-                    error.add_note("The training's state is kept; the same command goes on with it.")
+                    if _KEPT not in getattr(error, "__notes__", ()):
+                        error.add_note(_KEPT)
                 else:
                     self.remove()
                 raise
