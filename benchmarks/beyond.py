@@ -3,8 +3,9 @@
 A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never looked
 at. Each trial changes something of the paper's settings, in a whole schedule; "a + b" makes the changes of both.
 Results go to results/beyond.jsonl, one line for each trial and seed as it finishes; what is there already is not run
-again, and a training that was stopped goes on where it was. --combine takes the changes that helped, the best first,
-and keeps each that helps with those before it.
+again, and a training that was stopped goes on where it was; the state of a student's teacher stays beside the results,
+for other students. --combine takes the changes that helped, the best first, and keeps each that helps with those before
+it.
 
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda    # ten seeds at once
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-102 --only reference cosine
@@ -17,22 +18,23 @@ import functools
 import json
 import math
 import statistics
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from laddernet.data import choose_labeled, load
 from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
 from laddernet.networks import mlp
 from laddernet.noise import VirtualAdversarial
-from laddernet.recipes import RECIPES
+from laddernet.recipes import RECIPES, Recipe
 from laddernet.reproduce import describe_machine, versions
 from laddernet.resume import Checkpoint
 from laddernet.together import Labeled, train_together
@@ -40,7 +42,7 @@ from laddernet.training import TrainingConfig, train
 
 KEPT_OUT = 10_000
 Changes = dict[str, dict[str, Any]]
-"""What a trial changes of the ladder's and of the training's settings."""
+"""What a trial changes of the ladder's and of the training's settings, and of a student's that comes after."""
 
 
 def seeds_of(text: str) -> list[int]:
@@ -78,12 +80,18 @@ TRIALS: dict[str, Changes] = {
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
     "adversarial, 3 tenths": {"ladder": {"corruption": VirtualAdversarial(0.3)}},
+    "student": {"student": {"epochs": 30}},
+    "student, weights of 1000 labels": {"student": {"epochs": 30, "recipe": "mnist-1000"}},
+    "student, noise 0.5": {"student": {"epochs": 30, "noise_std": 0.5}},
+    "student, 60 epochs": {"student": {"epochs": 60}},
+    "student, 150 epochs": {"student": {"epochs": 150}},
+    "student of a student": {"student": {"epochs": 30, "times": 2}},
 }
 
 
 def changes_of(trial: str) -> Changes:
     """What a trial, or several with " + " between, changes; an error where two of them set the same."""
-    merged: Changes = {"ladder": {}, "training": {}}
+    merged: Changes = {"ladder": {}, "training": {}, "student": {}}
     for part in trial.split(" + "):
         for kind, settings in TRIALS[part].items():
             if twice := merged[kind].keys() & settings.keys():
@@ -100,12 +108,32 @@ def name_of(text: str) -> str:
     return text
 
 
-def ladder_of(labels: int, seed: int, device: str, changes: Changes) -> Ladder:
-    recipe = RECIPES[f"mnist-{labels}" if f"mnist-{labels}" in RECIPES else "mnist-50"]
-    settings = {"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights}
+class Stage(NamedTuple):
+    """One training: of a trial's network, or of a student that learns the answers of the one before."""
+
+    ladder: dict[str, Any]
+    training: dict[str, Any]
+
+
+def stages_of(trial: str, labels: int, epochs: int) -> list[Stage]:
+    changes = changes_of(trial)
+    student = {"times": 1, "recipe": "mnist-all", **changes["student"]}
+
+    def stage(recipe: Recipe, ladder: dict[str, Any], training: dict[str, Any]) -> Stage:
+        return Stage({"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights, **ladder}, training)
+
+    usual = RECIPES[f"mnist-{labels}" if f"mnist-{labels}" in RECIPES else "mnist-50"]
+    stages = [stage(usual, changes["ladder"], {"epochs": epochs, **changes["training"]})]
+    if changes["student"]:
+        own = {name: value for name, value in student.items() if name == "noise_std"}
+        stages += student["times"] * [stage(RECIPES[student["recipe"]], own, {"epochs": student["epochs"]})]
+    return stages
+
+
+def ladder_of(seed: int, device: str, settings: dict[str, Any]) -> Ladder:
     generator = torch.Generator().manual_seed(seed)
-    encoder = mlp([784, *recipe.hidden_layer_sizes, 10], generator=generator)
-    ladder = Ladder(encoder, generator=generator, **settings | changes.get("ladder", {})).to(device)
+    encoder = mlp([784, *RECIPES["mnist-100"].hidden_layer_sizes, 10], generator=generator)
+    ladder = Ladder(encoder, generator=generator, **settings).to(device)
     ladder.generator = torch.Generator(device).manual_seed(seed)
     return ladder
 
@@ -120,30 +148,52 @@ def split() -> list[NDArray[Any]]:
     return parts
 
 
-def errors(
-    trial: str, labels: int, epochs: int, seeds: list[int], device: str, precision: str, keeper: Checkpoint
-) -> dict[str, Any]:
-    """Percent of the images kept out that each seed gets wrong, and what it took."""
-    changes = changes_of(trial)
-    x, x_out, y, y_out = split()
-    rows = torch.from_numpy(x).to(device)
-    settings = {"epochs": epochs, "precision": precision, **changes.get("training", {})}
-    ladders = [ladder_of(labels, seed, device, changes) for seed in seeds]
-    chosen = [choose_labeled(y, labels, seed=seed) for seed in seeds]
-    known = [Labeled(rows[torch.from_numpy(i).to(device)], torch.from_numpy(y[i]).to(device)) for i in chosen]
+def answers(ladder: Ladder, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([ladder.predict(part).argmax(1) for part in x.split(10_000)])
+
+
+def fit(
+    stage: Stage, rows: Tensor, known: Sequence[Labeled], seeds: list[int], precision: str, keeper: Checkpoint
+) -> tuple[list[Ladder], float]:
+    """Ladders with each seed, and the seconds of their epochs."""
+    config = TrainingConfig(precision=precision, **stage.training)
+    ladders = [ladder_of(seed, rows.device.type, stage.ladder) for seed in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    started = time.perf_counter()
-    config = TrainingConfig(**settings)
     with keeper.held():
         if len(seeds) > 1:
-            train_together(ladders, rows, known, config, generators=generators, keeper=keeper)
+            history = train_together(ladders, rows, known, config, generators=generators, keeper=keeper)[0]
         else:
-            train(ladders[0], rows, known[0].x, known[0].y, config, generator=generators[0], keeper=keeper)
-    seconds = time.perf_counter() - started
-    with torch.no_grad():
-        answers = [ladder.predict(torch.from_numpy(x_out).to(device)).argmax(1).cpu().numpy() for ladder in ladders]
-    found = [round(100 * float((answer != y_out).mean()), 2) for answer in answers]
-    return {"errors": found, "seconds": round(seconds, 1), "machine": describe_machine(ladders[0])}
+            history = train(ladders[0], rows, known[0].x, known[0].y, config, generator=generators[0], keeper=keeper)
+    return ladders, sum(record["seconds"] for record in history)
+
+
+def keeper_of(name: str, seeds: list[int], chosen: argparse.Namespace) -> Checkpoint:
+    name = f"{name}-{chosen.labels}-{chosen.epochs}-{'-'.join(map(str, seeds))}"
+    return Checkpoint(chosen.out.with_name(f".{chosen.out.stem}-{name}.checkpoint"))
+
+
+def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> dict[str, Any]:
+    """Percent of the images kept out that each seed gets wrong, and what it took."""
+    x, x_out, y, y_out = (torch.from_numpy(part).to(chosen.device) for part in split())
+    kept = [torch.from_numpy(choose_labeled(split()[2], chosen.labels, seed=seed)).to(x.device) for seed in seeds]
+    known = [Labeled(x[rows], y[rows]) for rows in kept]
+    *teachers, last = stages_of(trial, chosen.labels, chosen.epochs)
+    untaught = " + ".join(part for part in trial.split(" + ") if "student" not in TRIALS[part]) or "reference"
+    seconds = 0.0
+    for number, stage in enumerate(teachers):
+        name = f"teacher {number} of {trial}" if number else f"teacher, {untaught}"
+        ladders, took = fit(stage, x, known, seeds, chosen.precision, keeper_of(name, seeds, chosen))
+        all_known = [
+            answers(ladder, x).index_copy(0, rows, y[rows]) for ladder, rows in zip(ladders, kept, strict=True)
+        ]
+        known = [Labeled(x, labels) for labels in all_known]
+        seconds += took
+    own = keeper_of(trial, seeds, chosen)
+    with own.until_done():
+        ladders, took = fit(last, x, known, seeds, chosen.precision, own)
+    found = [round(100 * float((answers(ladder, x_out) != y_out).float().mean()), 2) for ladder in ladders]
+    return {"errors": found, "seconds": round(seconds + took, 1), "machine": describe_machine(ladders[0])}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -186,11 +236,8 @@ def run(trial: str, chosen: argparse.Namespace) -> None:
     for seeds in [[seed] for seed in missing] if alone else [missing]:
         if not seeds:
             continue
-        name = f"{trial}-{chosen.labels}-{chosen.epochs}-{'-'.join(map(str, seeds))}"
-        keeper = Checkpoint(chosen.out.with_name(f".{chosen.out.stem}-{name}.checkpoint"))
         try:
-            with keeper.until_done():
-                found = errors(trial, chosen.labels, chosen.epochs, seeds, chosen.device, chosen.precision, keeper)
+            found = errors(trial, seeds, chosen)
         except TrainingError as diverged:
             print(trial, seeds, diverged, flush=True)
             continue
