@@ -179,11 +179,14 @@ def test_seeds_whose_data_differ_are_not_trained_at_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing_files("mnist")), reason="needs MNIST under LADDERNET_DATA")
-def test_seeds_trained_at_once_end_where_each_ends_alone(tmp_path):
+@pytest.mark.parametrize("taught", [False, True])
+def test_seeds_trained_at_once_end_where_each_ends_alone(tmp_path, taught):
     recipe = replace(
         RECIPES["mnist-100"], name="quick", hidden_layer_sizes=(20,), denoising_weights=(100.0, 1.0, 0.1),
         batch_size=3000, max_epochs=1,
     )  # fmt: skip
+    if taught:
+        recipe = replace(recipe, teacher=replace(recipe, name="teacher"))
     machine = Machine(device="cpu", precision="float64")
     together = reproduce(recipe, seeds=[4, 5], out=tmp_path / "together", machine=machine)
     assert [entry["seed"] for entry in together] == [4, 5]

@@ -59,7 +59,9 @@ def test_a_row_holds_up_to_twice_the_papers_deviation_and_not_beyond():
 
 
 def test_what_goes_past_the_paper_must_be_below_what_was_published():
-    ends = [results["table"]([row(*[e] * 3, name="mnist-100-projected")]).rstrip().split(" | ")[-2:] for e in (0.90, 0.91)]
+    ends = [
+        results["table"]([row(*[e] * 3, name="mnist-100-projected")]).rstrip().split(" | ")[-2:] for e in (0.90, 0.91)
+    ]
     assert ends == [["0.91", "yes |"], ["0.91", "no |"]]
 
 

@@ -229,7 +229,7 @@ def table(rows: list[Row]) -> str:
         below = row.at_most is not None and (row.mean <= row.at_most if row.recipe.paper else row.mean < row.at_most)
         holds = "" if row.at_most is None else "too few" if not enough else "yes" if below else "no"
         cells = (
-            f"`{row.recipe.name}`", row.recipe.labels or "all", row.recipe.max_epochs, len(row.errors), spread(row),
+            f"`{row.recipe.name}`", row.recipe.labels or "all", row.recipe.epochs, len(row.errors), spread(row),
             f"{statistics.median(row.errors):.2f}", interval, row.recipe.paper,
             "" if row.at_most is None else f"{row.at_most:.2f}", holds,
         )  # fmt: skip

@@ -811,7 +811,7 @@ def _list_recipes() -> None:
         table.add_column(column, no_wrap=column in ("recipe", "paper"))
     for recipe in RECIPES.values():
         weights, labels = _shorten(recipe.denoising_weights), str(recipe.labels or "all")
-        table.add_row(recipe.name, labels, _shorten(recipe.noise_std), weights, str(recipe.max_epochs), recipe.paper)
+        table.add_row(recipe.name, labels, _shorten(recipe.noise_std), weights, recipe.epochs, recipe.paper)
     Console().print(table)
 
 

@@ -99,6 +99,11 @@ class Recipe:
         """What is trained one after the other: the teachers, then the recipe itself."""
         return (*(self.teacher.stages if self.teacher is not None else ()), self)
 
+    @property
+    def epochs(self) -> str:
+        """The epochs of each stage, such as "150 + 30"."""
+        return " + ".join(str(stage.max_epochs) for stage in self.stages)
+
     def baseline(self) -> "Recipe":
         """Return the supervised-only network on the same labels: no decoder, noise and normalisation stay."""
         return replace(
