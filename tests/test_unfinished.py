@@ -276,7 +276,7 @@ def test_reproduce_goes_on_by_itself(tmp_path):
     recipe, machine = replace(RECIPES["digits-50-baseline"], max_epochs=30), Machine(device="cpu")
     expected = reproduce(recipe, seeds=[3], out=tmp_path / "whole", machine=machine)[0]
     with pytest.raises(TrainingStopped) as stop:
-        reproduce(recipe, seeds=[3], out=tmp_path, machine=machine, callback=Signal(100))
+        reproduce(recipe, seeds=[3], out=tmp_path, machine=machine, watch=lambda _: Signal(100))
     assert stop.value.__notes__ == ["The training's state is kept; the same command goes on with it."]
     assert (tmp_path / ".digits-50-baseline-seed-3.checkpoint").exists()
 
@@ -287,7 +287,7 @@ def test_reproduce_goes_on_by_itself(tmp_path):
             self.made += 1
 
     steps = Steps()
-    entry = reproduce(recipe, seeds=[3], out=tmp_path, machine=machine, callback=steps)[0]
+    entry = reproduce(recipe, seeds=[3], out=tmp_path, machine=machine, watch=lambda _: steps)[0]
     per_epoch = len(load("digits", seed=3).y_train) // recipe.batch_size
     assert steps.made == 30 * per_epoch - 100
     assert (entry["test_error"], entry["cost"]) == (expected["test_error"], expected["cost"])
