@@ -118,6 +118,7 @@ class Stage(NamedTuple):
 def stages_of(trial: str, labels: int, epochs: int) -> list[Stage]:
     changes = changes_of(trial)
     student = {"times": 1, "recipe": "mnist-all", **changes["student"]}
+    noise = {"noise_std": student["noise_std"]} if "noise_std" in student else {}
 
     def stage(recipe: Recipe, ladder: dict[str, Any], training: dict[str, Any]) -> Stage:
         return Stage({"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights, **ladder}, training)
@@ -125,8 +126,7 @@ def stages_of(trial: str, labels: int, epochs: int) -> list[Stage]:
     usual = RECIPES[f"mnist-{labels}" if f"mnist-{labels}" in RECIPES else "mnist-50"]
     stages = [stage(usual, changes["ladder"], {"epochs": epochs, **changes["training"]})]
     if changes["student"]:
-        own = {name: value for name, value in student.items() if name == "noise_std"}
-        stages += student["times"] * [stage(RECIPES[student["recipe"]], own, {"epochs": student["epochs"]})]
+        stages += student["times"] * [stage(RECIPES[student["recipe"]], noise, {"epochs": student["epochs"]})]
     return stages
 
 

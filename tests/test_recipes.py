@@ -137,3 +137,11 @@ def test_the_nearest_recipe_is_taken(dataset, labels, variant, expected):
 def test_a_variant_without_a_recipe_takes_default_weights():
     recipe = recipe_for("digits", 50, "gamma")
     assert (recipe.variant, recipe.denoising_weights) == ("gamma", "auto")
+
+
+@pytest.mark.parametrize("labels", [20, 50, 100, 1000])
+def test_training_on_a_data_set_takes_the_papers_settings_and_no_teacher(labels):
+    recipe = recipe_for("mnist", labels, "full")
+    assert (recipe.teacher, recipe.to_beat, recipe.ladder_options) == (None, None, None)
+    others = [r for r in RECIPES.values() if r.to_beat]
+    assert {r.name for r in others if r.teacher is None} == {"mnist-100-projected"}

@@ -320,7 +320,7 @@ def recipe_for(dataset: str, labels: int | None, variant: str) -> Recipe:
     of_dataset = [
         r
         for r in RECIPES.values()
-        if r.dataset == dataset and not (r.name.endswith(("-epochs", "-best")) or r.network or r.ablation)
+        if r.dataset == dataset and not (r.name.endswith("-epochs") or r.to_beat or r.network or r.ablation)
     ]
     full = [r for r in of_dataset if r.variant == "full"]
     candidates = [r for r in of_dataset if r.variant == variant] or [
