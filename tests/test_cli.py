@@ -166,6 +166,16 @@ def test_reproduce_appends_and_resumes(tmp_path):
     assert [entry["seed"] for entry in entries] == [0, 1]
 
 
+def test_reproduce_sums_up_a_teachers_row_beside_its_students(tmp_path):
+    kept = Path(__file__).parents[1] / "results"
+    for name in ("mnist-100-best", "mnist-100"):
+        (tmp_path / f"{name}.json").write_bytes((kept / f"{name}.json").read_bytes())
+        shown = call("reproduce", "mnist-100-best", "--seeds", "0-1", "--out", ".").stdout.splitlines()
+        assert shown[:2] == [f"mnist-100-best, seed {seed}: has been run already" for seed in (0, 1)]
+        assert [line.split(":")[0] for line in shown[2:]] == ["mnist-100", "mnist-100-best"][-len(shown[2:]) :]
+    assert len(shown) == 4
+
+
 def test_lists():
     recipes = call("reproduce", "--list").stdout
     assert "digits-50" in recipes

@@ -109,8 +109,32 @@ def test_a_student_learns_its_teachers_answers(tmp_path):
     assert student.test_error != teacher.test_error
     entry = run(tmp_path, 3, STUDENT)
     assert (entry["test_error"], entry["epochs"]) == (round(student.test_error, 4), 4)
-    with pytest.raises(RunError, match="with other settings"):
-        run(tmp_path, 4, replace(STUDENT, teacher=replace(QUICK, learning_rate=0.1)))
+    (own,) = read_results(tmp_path / "quick.json", QUICK)
+    assert (own["seed"], own["test_error"], own["epochs"]) == (3, round(teacher.test_error, 4), 2)
+    assert own["seconds"] < entry["seconds"]
+    assert run(tmp_path, 3) is None  # the teacher's row has it, too
+    with pytest.raises(RunError, match="student with other settings"):
+        run(tmp_path, 4, replace(STUDENT, teacher=replace(QUICK, name="other", learning_rate=0.1)))
+    with pytest.raises(RunError, match="quick with other settings"):
+        run(tmp_path, 4, replace(STUDENT, name="second", teacher=replace(QUICK, learning_rate=0.1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.json", "student.json"]
+
+
+def test_a_teachers_row_that_is_there_stays_as_it_is(tmp_path):
+    run(tmp_path, 3)
+    before = (tmp_path / "quick.json").read_bytes()
+    assert run(tmp_path, 3, STUDENT)
+    assert (tmp_path / "quick.json").read_bytes() == before
+
+
+def test_a_student_goes_on_with_its_teachers_own_row_that_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SHARE", 1e9)  # the state is kept after each epoch
+    others = {"seeds": [0], "out": tmp_path, "machine": Machine(device="cpu")}
+    with pytest.raises(TrainingStopped):
+        reproduce(QUICK, **others, watch=lambda _: _StoppedIn())
+    watched = {"quick": _Counted(), "student": _Counted()}
+    reproduce(STUDENT, **others, watch=watched.__getitem__)
+    assert [watch.epochs for watch in watched.values()] == [[2], [1, 2]]
 
 
 class _StoppedIn(Callback):
@@ -138,7 +162,7 @@ def test_a_student_that_was_stopped_goes_on_and_its_teacher_is_not_trained_again
     (entry,) = reproduce(STUDENT, **others, watch=watched.__getitem__)
     assert [watch.epochs for watch in watched.values()] == [[], [2]]
     assert (entry["test_error"], entry["cost"]) == (whole["test_error"], whole["cost"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["student.json", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.json", "student.json", "whole"]
 
 
 OTHER_FILES = ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "quick", "seeds": []}']

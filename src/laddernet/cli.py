@@ -661,7 +661,8 @@ def reproduce(
 ) -> None:
     """Run recipes over seeds; each result is appended to OUT/NAME.json as it finishes, and never done twice.
 
-    What was interrupted is gone on with by the same command.
+    What was interrupted is gone on with by the same command. A recipe that learns from another (mnist-100-best from
+    mnist-100) gives that one's result as well.
     """
     from laddernet.recipes import RECIPES
 
@@ -690,12 +691,15 @@ def reproduce(
             group = left[first : first + at_once]
 
             def watch(stage: str, name: str = name, group: list[int] = group) -> "Callback":
-                teacher = "" if stage == name else f", teacher {stage}"
-                return progress(title=f"{name}, seed {', '.join(map(str, group))}{teacher}")
+                student = "" if stage == name else f" for {name}"
+                return progress(title=f"{stage}{student}, seed {', '.join(map(str, group))}")
 
             for entry in run_seeds(recipe, seeds=group, out=out, machine=machine, watch=watch):
                 typer.echo(f"{name}, seed {entry['seed']}: test error {entry['test_error']:.2f} %")
-        _summarize(RECIPES[name], read_results(out / f"{name}.json", RECIPES[name]), out / f"{name}.json")
+        for stage in recipe.stages:
+            stages_path = out / f"{stage.name}.json"
+            if entries := read_results(stages_path, stage):  # a teacher's are missing where they were not kept
+                _summarize(stage, entries, stages_path)
 
 
 @data_app.command("list")

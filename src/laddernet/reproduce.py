@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -84,8 +84,6 @@ def run_recipe(
 ) -> list[Outcome]:
     """Train a recipe with each seed, which fixes the labelled rows and all else random, and test it.
 
-    A recipe with a teacher comes after that, with the teacher's answers as the labels of the rows that have none.
-
     Parameters
     ----------
     recipe, data
@@ -109,19 +107,36 @@ def run_recipe(
     KeyboardInterrupt
         If the training was interrupted: half a training has no result.
     """
-    labels = known = [labels_for(recipe, data, seed=seed) for seed in seeds]
-    models: list[Any] = []
+    *_, outcomes = _outcomes(recipe, data, seeds, machine, watch, checkpoints, processes)
+    return outcomes
+
+
+def _outcomes(
+    recipe: Recipe,
+    data: Dataset,
+    seeds: Sequence[int],
+    machine: Machine,
+    watch: Watch | None,
+    checkpoints: Sequence[Checkpoint | None],
+    processes: Processes,
+) -> Iterator[list[Outcome]]:
+    """Yield what `run_recipe` returns for each of the recipe's stages, as soon as it is there.
+
+    A recipe with a teacher comes after that, with the teacher's answers as the labels of the rows that have none.
+    """
+    models: list[Any] = []  # of the stage before
     seconds = 0.0
     for stage, checkpoint in zip_longest(recipe.stages, checkpoints):
-        if models:  # the teachers
+        labels = [labels_for(stage, data, seed=seed) for seed in seeds]
+        if models:
             answers = [model.predict(data.x_train) for model in models]
-            labels = [np.where(kept >= 0, kept, answer) for kept, answer in zip(known, answers, strict=True)]
+            labels = [np.where(known >= 0, known, answer) for known, answer in zip(labels, answers, strict=True)]
         started = time.perf_counter()
         callback = None if watch is None else watch(stage.name)
         models = _fit(stage, data.x_train, labels, seeds, machine, callback, checkpoint, processes)
         seconds += seconds_of(models[0], started)
-    errors = [_test_error(model, recipe, data, seed) for model, seed in zip(models, seeds, strict=True)]
-    return [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
+        errors = [_test_error(model, stage, data, seed) for model, seed in zip(models, seeds, strict=True)]
+        yield [Outcome(model=m, test_error=e, seconds=seconds) for m, e in zip(models, errors, strict=True)]
 
 
 def _fit(
@@ -188,25 +203,26 @@ def reproduce(
     """Run a recipe with each seed, all at once, and append the results to ``out / "<recipe>.json"``.
 
     The file is ``{"recipe": ..., "settings": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always
-    complete. The training's state is kept beside it (``.<recipe>-seed-<seeds>.checkpoint``, and one for a teacher)
-    until all is done; the same call goes on from there after a break.
+    complete. A teacher is a recipe too, whose result is appended to its own file as soon as it is trained. The
+    training's state is kept beside (``.<recipe>-seed-<seeds>.checkpoint``, of each stage) until all is done; the same
+    call goes on from there after a break.
 
     Returns
     -------
     list of dict
-        The new entries; none for a seed that the file has already. "seconds" are those of all seeds that were trained
-        at once, whose number is "together".
+        The recipe's new entries; none for a seed that the file has already. "seconds" are those of all stages and of
+        all seeds that were trained at once, whose number is "together".
 
     Raises
     ------
     RunError
-        If the file is there but is not such a file, or has results of other settings; it is left as it is.
+        If a file is there but is not such a file, or has results of other settings; it is left as it is.
     ValueError
         If there are several seeds, and the recipe's training rows differ with the seed.
     """
-    path = out / f"{recipe.name}.json"
     out.mkdir(parents=True, exist_ok=True)
-    done = {entry["seed"] for entry in read_results(path, recipe)}
+    *_, there = [read_results(out / f"{stage.name}.json", stage) for stage in recipe.stages]  # an error comes early
+    done = {entry["seed"] for entry in there}
     seeds = [seed for seed in seeds if seed not in done]
     if not seeds:
         return []
@@ -217,30 +233,40 @@ def reproduce(
         )
     commit = _commit()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
-    run = f".{recipe.name}-seed-{'-'.join(map(str, seeds))}"
-    taught = [f"{run}.teacher-{stage.name}" for stage in recipe.stages[:-1]]
-    checkpoints = [Checkpoint(out / f"{name}.checkpoint") for name in (*taught, run)]
+    numbers = "-".join(map(str, seeds))
+    checkpoints = [Checkpoint(out / f".{stage.name}-seed-{numbers}.checkpoint") for stage in recipe.stages]
+    new: list[dict[str, Any]] = []
+    epochs = 0
     with ExitStack() as stack:
         for checkpoint in checkpoints:
             stack.enter_context(checkpoint.until_done())
-        outcomes = run_recipe(recipe, data, seeds=seeds, machine=machine, watch=watch, checkpoints=checkpoints)
-        new = [
-            {
-                "seed": seed,
-                "test_error": round(outcome.test_error, 4),
-                "cost": outcome.model.history_[-1]["cost"],
-                "seconds": round(outcome.seconds, 1),
-                "together": len(seeds),
-                "epochs": outcome.model.n_iter_ + sum(stage.max_epochs for stage in recipe.stages[:-1]),
-                "precision": outcome.model.precision_,
-                "commit": commit,
-                "versions": versions(),
-                "machine": describe_machine(outcome.model.ladder_),
-            }
-            for seed, outcome in zip(seeds, outcomes, strict=True)
-        ]
-        there = read_results(path, recipe)  # read again: another process may have added some
-        new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
+        stages = _outcomes(recipe, data, seeds, machine, watch, checkpoints, ALONE)
+        for stage, outcomes in zip(recipe.stages, stages, strict=True):
+            epochs += outcomes[0].model.n_iter_
+            new = [
+                {
+                    "seed": seed,
+                    "test_error": round(outcome.test_error, 4),
+                    "cost": outcome.model.history_[-1]["cost"],
+                    "seconds": round(outcome.seconds, 1),
+                    "together": len(seeds),
+                    "epochs": epochs,
+                    "precision": outcome.model.precision_,
+                    "commit": commit,
+                    "versions": versions(),
+                    "machine": describe_machine(outcome.model.ladder_),
+                }
+                for seed, outcome in zip(seeds, outcomes, strict=True)
+            ]
+            new = _append(out / f"{stage.name}.json", stage, new)
+    return new
+
+
+def _append(path: Path, recipe: Recipe, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to a results file the entries whose seed it lacks, and return those."""
+    there = read_results(path, recipe)  # read again: another process may have added some
+    new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
+    if new:
         entries = sorted([*there, *new], key=lambda e: int(e["seed"]))
         _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": entries})
     return new
