@@ -404,10 +404,10 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32(make_case):
 def test_docstring_examples():
     import doctest
 
-    import laddernet.estimators
-    import laddernet.ladder
+    from laddernet import ladder
+    from laddernet.estimators import classifier, regressor
 
-    for module in (laddernet.ladder, laddernet.estimators):
+    for module in (ladder, classifier, regressor):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0

@@ -118,9 +118,9 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
         "labelled rows left out of the unlabelled stream",
         [
             (
-                "estimators.py",
-                "x=_without(x, held_out),",
-                "x=_without(x, np.union1d(held_out, labels.numbers)),",
+                "estimators/base.py",
+                "x=without(x, held_out),",
+                "x=without(x, np.union1d(held_out, labels.numbers)),",
             ),
         ],
     ),
@@ -194,7 +194,7 @@ FAULTS: list[tuple[int, str, list[tuple[str, str, str]]]] = [
     (
         15,
         "the model judged on rows that train it",
-        [("estimators.py", "x=_without(x, held_out),", "x=x,")],
+        [("estimators/base.py", "x=without(x, held_out),", "x=x,")],
     ),
 ]
 

@@ -25,7 +25,8 @@ from safetensors.torch import save
 from laddernet import __version__, networks
 from laddernet.arguments import check_sizes, shown
 from laddernet.errors import RunError
-from laddernet.estimators import LadderClassifier, LadderRegressor, Module
+from laddernet.estimators import LadderClassifier, LadderRegressor
+from laddernet.estimators.settings import Module
 from laddernet.loop import EpochRecord
 from laddernet.run_folder import (
     CONFIG,

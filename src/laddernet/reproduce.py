@@ -282,7 +282,7 @@ def can_go_together(recipe: Recipe) -> bool:
 
 def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
     """Return how many seeds to train at once: one on the CPU, up to ten on a GPU, as its memory allows."""
-    from laddernet.estimators import device_of
+    from laddernet.devices import device_of
 
     device = device_of(machine.device)
     if device.type != "cuda" or not can_go_together(recipe):

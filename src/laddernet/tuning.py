@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from laddernet.errors import DataError, RunError, TrainingError
-from laddernet.estimators import auto_widths
+from laddernet.estimators.settings import auto_widths
 from laddernet.ladder import default_weights
 from laddernet.model_selection import LabeledKFold, labeled_scorer
 from laddernet.reproduce import fit_whole
