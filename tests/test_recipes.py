@@ -145,3 +145,10 @@ def test_training_on_a_data_set_takes_the_papers_settings_and_no_teacher(labels)
     assert (recipe.teacher, recipe.to_beat, recipe.ladder_options) == (None, None, None)
     others = [r for r in RECIPES.values() if r.to_beat]
     assert {r.name for r in others if r.teacher is None} == {"mnist-100-projected"}
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES.values() if r.teacher], ids=lambda r: r.name)
+def test_a_teacher_is_a_recipe_of_its_own(recipe):
+    for stage in recipe.stages:
+        assert RECIPES[stage.name] is stage
+        assert stage.labels == recipe.labels
