@@ -3,9 +3,9 @@
 A fixed 10,000 of the training images are kept out, the labels are chosen from the rest; test images are never looked
 at. Each trial changes something of the paper's settings, in a whole schedule; "a + b" makes the changes of both.
 Results go to results/beyond.jsonl, one line for each trial and seed as it finishes; what is there already is not run
-again, and a training that was stopped goes on where it was; the state of a student's teacher stays beside the results,
-for other students. --combine takes the changes that helped, the best first, and keeps each that helps with those before
-it.
+again, and a training that was stopped goes on where it was. A student's teacher is a trial too, whose result is written
+down; its state stays beside the results, for other students. --combine takes the changes that helped, the best first,
+and keeps each that helps with those before it.
 
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-109 --device cuda    # ten seeds at once
     python benchmarks/beyond.py --labels 100 --epochs 20 --seeds 100-102 --only reference cosine
@@ -18,7 +18,7 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,27 +173,38 @@ def keeper_of(name: str, seeds: list[int], chosen: argparse.Namespace) -> Checkp
     return Checkpoint(chosen.out.with_name(f".{chosen.out.stem}-{name}.checkpoint"))
 
 
-def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> dict[str, Any]:
-    """Percent of the images kept out that each seed gets wrong, and what it took."""
+def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the percent of images kept out that each seed gets wrong, of a teacher and then of the trial itself."""
     x, x_out, y, y_out = (torch.from_numpy(part).to(chosen.device) for part in split())
     kept = [torch.from_numpy(choose_labeled(split()[2], chosen.labels, seed=seed)).to(x.device) for seed in seeds]
     known = [Labeled(x[rows], y[rows]) for rows in kept]
     *teachers, last = stages_of(trial, chosen.labels, chosen.epochs)
-    untaught = " + ".join(part for part in trial.split(" + ") if "student" not in TRIALS[part]) or "reference"
     seconds = 0.0
+
+    def outcome(ladders: list[Ladder]) -> dict[str, Any]:
+        wrong = [round(100 * float((answers(ladder, x_out) != y_out).float().mean()), 2) for ladder in ladders]
+        return {"errors": wrong, "seconds": round(seconds, 1), "machine": describe_machine(ladders[0])}
+
     for number, stage in enumerate(teachers):
-        name = f"teacher {number} of {trial}" if number else f"teacher, {untaught}"
-        ladders, took = fit(stage, x, known, seeds, chosen.precision, keeper_of(name, seeds, chosen))
+        name = f"teacher {number} of {trial}" if number else untaught(trial)
+        ladders, took = fit(stage, x, known, seeds, chosen.precision, keeper_of(f"teacher, {name}", seeds, chosen))
+        seconds += took
+        if not number:
+            yield name, outcome(ladders)
         all_known = [
             answers(ladder, x).index_copy(0, rows, y[rows]) for ladder, rows in zip(ladders, kept, strict=True)
         ]
         known = [Labeled(x, labels) for labels in all_known]
-        seconds += took
     own = keeper_of(trial, seeds, chosen)
     with own.until_done():
         ladders, took = fit(last, x, known, seeds, chosen.precision, own)
-    found = [round(100 * float((answers(ladder, x_out) != y_out).float().mean()), 2) for ladder in ladders]
-    return {"errors": found, "seconds": round(seconds + took, 1), "machine": describe_machine(ladders[0])}
+    seconds += took
+    yield trial, outcome(ladders)
+
+
+def untaught(trial: str) -> str:
+    """Name a student's first teacher: the trial without the student."""
+    return " + ".join(part for part in trial.split(" + ") if "student" not in TRIALS[part]) or "reference"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -227,26 +238,34 @@ def mean(trial: str, chosen: argparse.Namespace) -> float:
     return statistics.fmean(found.get(seed, math.inf) for seed in chosen.seeds)
 
 
-def run(trial: str, chosen: argparse.Namespace) -> None:
-    """Run what is missing of a trial, and write it down."""
+def missing(trial: str, seeds: Sequence[int], chosen: argparse.Namespace) -> list[int]:
     key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
     done = {line["seed"] for line in read(chosen.out) if key.items() <= line.items()}
-    missing = [seed for seed in chosen.seeds if seed not in done]
+    return [seed for seed in seeds if seed not in done]
+
+
+def run(trial: str, chosen: argparse.Namespace) -> None:
+    """Run what is missing of a trial, and write it down."""
+    left = missing(trial, chosen.seeds, chosen)
     alone = chosen.device == "cpu" or "corruption" in changes_of(trial)["ladder"]
-    for seeds in [[seed] for seed in missing] if alone else [missing]:
-        if not seeds:
-            continue
+    for seeds in [[seed] for seed in left] if alone else [left] * bool(left):
         try:
-            found = errors(trial, seeds, chosen)
+            for name, found in errors(trial, seeds, chosen):
+                write(name, seeds, found, chosen)
         except TrainingError as diverged:
             print(trial, seeds, diverged, flush=True)
-            continue
-        others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
-        others |= {"machine": found["machine"], "versions": versions()}
-        with chosen.out.open("a", encoding="utf-8") as file:
-            for seed, error in zip(seeds, found["errors"], strict=True):
+
+
+def write(trial: str, seeds: list[int], found: dict[str, Any], chosen: argparse.Namespace) -> None:
+    """Append a trial's results for the seeds that have none."""
+    key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
+    others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
+    others |= {"machine": found["machine"], "versions": versions()}
+    for seed, error in zip(seeds, found["errors"], strict=True):
+        if missing(trial, [seed], chosen):
+            with chosen.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**key, "seed": seed, "error": error, **others}) + "\n")
-        print(trial, seeds, found["errors"], f"{found['seconds']} s", flush=True)
+            print(trial, seed, error, f"{found['seconds']} s", flush=True)
 
 
 def combine(chosen: argparse.Namespace) -> None:
