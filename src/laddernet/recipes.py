@@ -264,13 +264,15 @@ def _all_recipes() -> dict[str, Recipe]:
     recipes = [
         digits,
         digits.baseline(),
-        cifar10,
-        cifar10.baseline(),
         mnist_20,
         mnist_50,
         mnist_100,
         *_variants(mnist_100, bottom=5000, gamma=0.5, papers=("1.09*", "3.06*", "21.7*")),
         replace(mnist_100, name="mnist-100-10-epochs", max_epochs=10, paper=""),
+        mnist_1000,
+        *_variants(mnist_1000, bottom=2000, gamma=10, papers=("0.90*", "1.53*", "5.70*")),
+        mnist_all,
+        *_variants(mnist_all, bottom=2000, gamma=2, papers=("0.59*", "0.78*", "0.80 ± 0.03")),
         replace(
             mnist_100,
             name="mnist-100-projected",
@@ -291,12 +293,10 @@ def _all_recipes() -> dict[str, Recipe]:
         conv_small,
         _supervised(conv_small, "mnist-100-conv-small-baseline", 10),
         replace(conv_small, name="mnist-100-conv-small-gamma-15-epochs", max_epochs=15, paper=""),
+        cifar10,
+        cifar10.baseline(),
         conv_large,
         _supervised(conv_large, "cifar10-4000-baseline", 13, "23.3*"),
-        mnist_1000,
-        *_variants(mnist_1000, bottom=2000, gamma=10, papers=("0.90*", "1.53*", "5.70*")),
-        mnist_all,
-        *_variants(mnist_all, bottom=2000, gamma=2, papers=("0.59*", "0.78*", "0.80 ± 0.03")),
     ]
     return {recipe.name: recipe for recipe in recipes}
 
