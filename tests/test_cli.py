@@ -15,6 +15,7 @@ from laddernet import cli
 from laddernet.checkpoints import load_run
 from laddernet.cli import app
 from laddernet.errors import ProcessLostError
+from laddernet.recipes import RECIPES
 from laddernet.run_folder import seal
 
 RUNNER = CliRunner()
@@ -178,12 +179,29 @@ def test_reproduce_sums_up_a_teachers_row_beside_its_students(tmp_path):
 
 def test_lists():
     recipes = call("reproduce", "--list").stdout
-    assert "digits-50" in recipes
-    assert "1.06 ± 0.37" in recipes
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in recipes.splitlines() if "│" in line]
+    assert [cell[0] for cell in cells] == list(RECIPES)
+    assert ["mnist-100", "100", "150", "1.06 ± 0.37"] in cells
+    assert max(map(len, recipes.splitlines())) <= 80
     data = call("data", "list", "--data-dir", "nothing").stdout
     assert "comes with scikit-learn" in " ".join(data.replace("│", " ").split())
     assert "4 of 4 files missing" in " ".join(data.replace("│", " ").split())
     assert "nothing to fetch" in call("data", "fetch", "digits").stdout
+
+
+def test_a_recipes_settings_are_listed():
+    shown = call("reproduce", "mnist-100-best", "ablation-labeled-statistics", "mnist-100-conv-fc", "--list").stdout
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    for row in (
+        ["noise_std", "0.3, 0.2 x6"],
+        ["denoising_weights", "2000, 20, 0.1 x5"],
+        ["max_epochs", "30"],
+        ["(labels of the rest)", "the answers of mnist-100"],
+        ["(when tested)", "the labelled rows' statistics"],
+        ["module", "networks.conv_fc"],
+    ):
+        assert cells.count(row) == 1
+    assert "mnist-100-best: mnist, 100 labels" in shown
 
 
 def laddernet(*arguments):

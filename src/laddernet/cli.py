@@ -649,7 +649,7 @@ def reproduce(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Recipes; see --list.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0-9 or 1,3,5-7.")] = "0",
     out: Annotated[Path, typer.Option(help="Folder of the results, one JSON file a recipe.")] = Path("results"),
-    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes, or NAME's settings.")] = False,
     together: Annotated[
         int | None,
         typer.Option(min=1, help="Seeds to train at once, as one batched network; by default as many as a GPU holds."),
@@ -666,13 +666,13 @@ def reproduce(
     """
     from laddernet.recipes import RECIPES
 
+    if unknown := [name for name in names or () if name not in RECIPES]:
+        raise typer.BadParameter(f"there is no recipe {', '.join(unknown)}; see --list.", param_hint="NAME")
     if list_recipes:
-        _list_recipes()
+        _list_recipes([RECIPES[name] for name in names or ()])
         return
     if not names:
         raise typer.BadParameter("name a recipe, or ask for --list.", param_hint="NAME")
-    if unknown := [name for name in names if name not in RECIPES]:
-        raise typer.BadParameter(f"there is no recipe {', '.join(unknown)}; see --list.", param_hint="NAME")
     numbers = _parse_seeds(seeds)
 
     from laddernet.progress import progress
@@ -807,16 +807,31 @@ def _parse_seeds(text: str) -> list[int]:
     return sorted(seeds)
 
 
-def _list_recipes() -> None:
+def _list_recipes(chosen: Sequence["Recipe"]) -> None:
+    """Write all settings of the chosen recipes, or the names of all that there are."""
     from laddernet.recipes import RECIPES
 
-    table = Table(caption="paper: test error, %, mean ± standard deviation; * not confirmed")
-    for column in ("recipe", "labels", "noise", "denoising weights", "epochs", "paper"):
-        table.add_column(column, no_wrap=column in ("recipe", "paper"))
-    for recipe in RECIPES.values():
-        weights, labels = _shorten(recipe.denoising_weights), str(recipe.labels or "all")
-        table.add_row(recipe.name, labels, _shorten(recipe.noise_std), weights, recipe.epochs, recipe.paper)
-    Console().print(table)
+    if not chosen:
+        table = Table(caption="paper: test error, %, mean ± standard deviation; * not confirmed")
+        for column in ("recipe", "labels", "epochs", "paper"):
+            table.add_column(column, justify="left" if column == "recipe" else "right")
+        for recipe in RECIPES.values():
+            table.add_row(recipe.name, str(recipe.labels or "all"), recipe.epochs, recipe.paper)
+        Console().print(table)
+    for recipe in chosen:
+        table = Table(title=f"{recipe.name}: {recipe.dataset}, {recipe.labels or 'all'} labels", title_justify="left")
+        table.add_column("setting of LadderClassifier")
+        table.add_column("value", overflow="fold")
+        settings = recipe.settings() | ({"module": f"networks.{recipe.network}"} if recipe.network else {})
+        for name, value in settings.items():
+            by_layer = name in ("noise_std", "denoising_weights")
+            written = _shorten(value) if by_layer or isinstance(value, float) else str(value)
+            table.add_row(name, escape(written))
+        if recipe.teacher:
+            table.add_row("(labels of the rest)", f"the answers of {recipe.teacher.name}")
+        if recipe.labeled_statistics:
+            table.add_row("(when tested)", "the labelled rows' statistics")
+        Console().print(table)
 
 
 def _shorten(values: float | str | Sequence[float]) -> str:
