@@ -86,6 +86,16 @@ def test_a_single_seed_has_no_spread():
     assert cells[3:6] == ["1", "2.00", "2.00"]
 
 
+def test_a_student_stands_beside_its_teachers_same_seeds():
+    teacher, student = row(1.0, 1.1, 2.2), row(0.9, 1.0, name="mnist-100-best")
+    beside = results["beside_teacher"]
+    assert beside(student, [student, teacher]) == (
+        " Its teacher with the same seeds: 1.00, 1.10; with seeds that it lacks: 2.20."
+    )
+    assert beside(student, [student, row(1.0, 1.1)]) == " Its teacher with the same seeds: 1.00, 1.10."
+    assert beside(student, [student]) == beside(teacher, [student, teacher]) == ""
+
+
 def test_figures_without_a_deviation_are_not_judged():
     assert row(1.0, 1.1, 1.2, name="mnist-100-bottom").at_most is None
 
