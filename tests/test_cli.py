@@ -184,8 +184,11 @@ def test_lists():
     assert ["mnist-100", "100", "150", "1.06 ± 0.37"] in cells
     assert max(map(len, recipes.splitlines())) <= 80
     data = call("data", "list", "--data-dir", "nothing").stdout
-    assert "comes with scikit-learn" in " ".join(data.replace("│", " ").split())
-    assert "4 of 4 files missing" in " ".join(data.replace("│", " ").split())
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in data.splitlines() if "│" in line]
+    assert ["digits", "1,200", "597", "64", "10", "in scikit-learn"] in cells
+    assert ["mnist", "60,000", "10,000", "784", "10", "4 of 4 missing"] in cells
+    assert max(map(len, data.splitlines())) <= 80
+    assert "in nothing, each" in data
     assert "nothing to fetch" in call("data", "fetch", "digits").stdout
 
 

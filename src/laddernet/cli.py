@@ -709,18 +709,15 @@ def list_data(data_dir: DataDir = None, debug: Debug = False) -> None:
     from laddernet.data import DATASETS, data_folder, missing_files
 
     table = Table()
-    for column in ("data set", "training rows", "test rows", "features", "classes", "where"):
-        table.add_column(column, justify="left" if column in ("data set", "where") else "right", overflow="fold")
+    for column in ("data set", "training rows", "test rows", "features", "classes", "files"):
+        table.add_column(column, justify="left" if column in ("data set", "files") else "right")
     for name, info in DATASETS.items():
-        if not info.files:
-            where = "comes with scikit-learn"
-        elif missing := missing_files(name, data_dir=data_dir):
-            where = f"{len(missing)} of {len(info.files)} files missing in {data_folder(data_dir) / name}"
-        else:
-            where = str(data_folder(data_dir) / name)
+        missing = missing_files(name, data_dir=data_dir)
+        files = f"{len(missing)} of {len(info.files)} missing" if missing else "there"
         numbers = (info.train_rows, info.test_rows, info.features, info.classes)
-        table.add_row(name, *(f"{number:,}" for number in numbers), escape(where))
+        table.add_row(name, *(f"{number:,}" for number in numbers), files if info.files else "in scikit-learn")
     Console().print(table)
+    typer.echo(f"in {data_folder(data_dir)}, each in a folder of its name")
 
 
 @data_app.command("fetch")
