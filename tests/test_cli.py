@@ -177,14 +177,18 @@ def test_reproduce_sums_up_a_teachers_row_beside_its_students(tmp_path):
     assert len(shown) == 4
 
 
+def rows_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+
+
 def test_lists():
     recipes = call("reproduce", "--list").stdout
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in recipes.splitlines() if "│" in line]
+    cells = rows_of(recipes)
     assert [cell[0] for cell in cells] == list(RECIPES)
     assert ["mnist-100", "100", "150", "1.06 ± 0.37"] in cells
     assert max(map(len, recipes.splitlines())) <= 80
     data = call("data", "list", "--data-dir", "nothing").stdout
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in data.splitlines() if "│" in line]
+    cells = rows_of(data)
     assert ["digits", "1,200", "597", "64", "10", "in scikit-learn"] in cells
     assert ["mnist", "60,000", "10,000", "784", "10", "4 of 4 missing"] in cells
     assert max(map(len, data.splitlines())) <= 80
@@ -194,7 +198,7 @@ def test_lists():
 
 def test_a_recipes_settings_are_listed():
     shown = call("reproduce", "mnist-100-best", "ablation-labeled-statistics", "mnist-100-conv-fc", "--list").stdout
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    cells = rows_of(shown)
     for row in (
         ["noise_std", "0.3, 0.2 x6"],
         ["denoising_weights", "2000, 20, 0.1 x5"],
