@@ -41,6 +41,7 @@ from laddernet.together import Labeled, train_together
 from laddernet.training import TrainingConfig, train
 
 KEPT_OUT = 10_000
+ALL_LABELS = 60_000 - KEPT_OUT
 Changes = dict[str, dict[str, Any]]
 """What a trial changes of the ladder's and of the training's settings, and of a student's that comes after."""
 
@@ -123,7 +124,8 @@ def stages_of(trial: str, labels: int, epochs: int) -> list[Stage]:
     def stage(recipe: Recipe, ladder: dict[str, Any], training: dict[str, Any]) -> Stage:
         return Stage({"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights, **ladder}, training)
 
-    usual = RECIPES[f"mnist-{labels}" if f"mnist-{labels}" in RECIPES else "mnist-50"]
+    row = f"mnist-{'all' if labels == ALL_LABELS else labels}"
+    usual = RECIPES[row if row in RECIPES else "mnist-50"]
     stages = [stage(usual, changes["ladder"], {"epochs": epochs, **changes["training"]})]
     if changes["student"]:
         stages += student["times"] * [stage(RECIPES[student["recipe"]], noise, {"epochs": student["epochs"]})]
@@ -287,7 +289,7 @@ def combine(chosen: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=100)
+    parser.add_argument("--labels", type=int, default=100, help=f"{ALL_LABELS} are all of them")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=seeds_of, default=[100, 101, 102])
     parser.add_argument("--only", nargs="+", type=name_of, default=list(TRIALS), metavar="TRIAL")

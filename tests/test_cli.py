@@ -656,6 +656,11 @@ class TestEvaluateOnAFile:
         assert last["test_error"] == pytest.approx(100 * wrong.mean(), abs=1e-4)
         assert f"test error {last['test_error']:.2f} % of 48 rows" in result.stdout
 
+    def test_it_says_where_the_run_may_have_learned_the_labels(self, trained):
+        learned = "it has learned labels that it is tested on here"
+        assert learned in call("evaluate", trained / "animals", trained / "animals.csv").stderr
+        assert learned not in call("evaluate", trained / "animals", trained / "others.csv").stderr
+
     def test_regression(self, trained):
         last = json.loads(
             call("evaluate", trained / "prices", trained / "prices.csv", "--json").stdout.splitlines()[-1]

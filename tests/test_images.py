@@ -394,6 +394,7 @@ class TestCommands:
         known = truth != "unlabeled"
         error = 100 * (answers["prediction"] != truth)[known].mean()
         evaluated = call("evaluate", run, folder, "--json")
+        assert "was trained on a folder of this name" in evaluated.stderr
         assert json.loads(evaluated.stdout.splitlines()[-1])["test_error"] == pytest.approx(error)
 
     def test_export(self, folder, tmp_path):

@@ -579,7 +579,7 @@ def evaluate(
     else:
         _check_dataset(data, or_file=True)
     from laddernet.checkpoints import load_run
-    from laddernet.commands import describe_metric
+    from laddernet.commands import describe_metric, say
     from laddernet.data import load
     from laddernet.errors import RunError
     from laddernet.tables import read_labeled, score
@@ -607,6 +607,12 @@ def evaluate(
     metrics = score(loaded.model, x, y)
     measured = ", ".join(describe_metric(name, value) for name, value in metrics.items())
     typer.echo(f"{run} on {data}: {measured} of {len(y)} rows")
+    kind, name = ("folder", Path(data).resolve().name) if folder else ("file", Path(data).name)
+    if (folder or file) and name == loaded.training.get(kind):
+        say(
+            f"{run} was trained on a {kind} of this name. If it is the same, it has learned "
+            "labels that it is tested on here; its error on rows kept apart, if there were any, is in its metrics.json."
+        )
     if as_json:
         typer.echo(json.dumps({"run": str(run), "dataset": data, **metrics}))
 
