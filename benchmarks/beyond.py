@@ -29,6 +29,7 @@ from rich.table import Table
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from laddernet.combinators import AMLP
 from laddernet.data import choose_labeled, load
 from laddernet.errors import TrainingError
 from laddernet.ladder import Ladder
@@ -78,6 +79,7 @@ TRIALS: dict[str, Changes] = {
     "weights above 1": {"ladder": {"denoising_weights": weights(1000, 10, 1)}},
     "weights 5000, 50, 0.5": {"ladder": {"denoising_weights": weights(5000, 50, 0.5)}},
     "AMLP": {"ladder": {"combinator": "amlp"}},
+    "AMLP of each unit": {"ladder": {"combinator": functools.partial(AMLP, shared=False)}},
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
     "adversarial, 3 tenths": {"ladder": {"corruption": VirtualAdversarial(0.3)}},

@@ -84,11 +84,15 @@ def g_no_lateral(p: list[Array], z: Array, u: Array) -> Array:
 
 
 def _g_network(p: list[Array], h: Array) -> Array:
-    pairs = list(zip(p[::2], p[1::2], strict=True))
+    units = h.shape[1]  # each with a network of its own, or all with the same
+    pairs = [
+        (np.broadcast_to(w.reshape(*w.shape[:2], -1), (*w.shape[:2], units)), b.reshape(len(b), -1))
+        for w, b in zip(p[::2], p[1::2], strict=True)
+    ]
     for w, b in pairs[:-1]:
-        h = leaky(np.einsum("bdi,oi->bdo", h, w) + b)
+        h = leaky(np.einsum("bdi,oid->bdo", h, w) + b.T)
     w, b = pairs[-1]
-    return np.einsum("bdi,oi->bdo", h, w)[:, :, 0] + b[0]
+    return np.einsum("bdi,oid->bdo", h, w)[:, :, 0] + b[0]
 
 
 def g_mlp(p: list[Array], z: Array, u: Array) -> Array:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,13 @@ def test_every_combinator_has_an_oracle():
     assert set(COMBINATORS) == set(oracle.COMBINATORS)
 
 
-@pytest.mark.parametrize("name", COMBINATORS)
-def test_formula_for_units_and_for_channels(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in COMBINATORS), ("mlp", {"shared": False}), ("amlp", {"shared": False, "hidden": (4,)})],
+)
+def test_formula_for_units_and_for_channels(name, options):
     rng = np.random.default_rng(0)
-    combinator = COMBINATORS[name](3).double()
+    combinator = COMBINATORS[name](3, **options).double()
     with torch.no_grad():
         for parameter in combinator.parameters():
             parameter += torch.from_numpy(rng.standard_normal(tuple(parameter.shape)))
@@ -50,12 +55,16 @@ def test_start_of_the_gaussian_parameters():
 
 @pytest.mark.parametrize(("kind", "inputs"), [(MLP, 2), (AMLP, 3)])
 @pytest.mark.parametrize("hidden", [(2, 2, 2), (4,), ()])
-def test_networks_start_small_and_share_their_parameters(kind, inputs, hidden):
-    combinator = kind(1000, hidden=hidden, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("shared", "own"), [(True, ()), (False, (1000,))])
+def test_networks_start_small_and_are_shared_or_each_units_own(kind, inputs, hidden, shared, own):
+    combinator = kind(1000, hidden=hidden, shared=shared, generator=torch.Generator().manual_seed(0))
     widths = [inputs, *hidden, 1]
-    assert [tuple(m.weight.shape) for m in combinator.maps] == list(zip(widths[1:], widths[:-1], strict=True))
+    expected = [(above, below, *own) for below, above in pairwise(widths)]
+    assert [tuple(m.weight.shape) for m in combinator.maps] == expected
     weights = torch.cat([m.weight.flatten() for m in combinator.maps])
-    assert 0 < weights.abs().max() < 0.125  # five standard deviations of 0.025
+    assert 0 < weights.abs().max() < 0.15  # six standard deviations of 0.025
+    if not shared:
+        assert weights.std().item() == pytest.approx(0.025, rel=0.05)
     assert all(not m.bias.any() for m in combinator.maps)
 
 

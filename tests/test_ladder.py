@@ -305,9 +305,11 @@ def test_the_generator_fixes_weights_and_noise():
     assert cost(1) != cost(2)
 
 
-def test_a_combinator_of_the_callers_own():
-    ladder = simple(combinator=partial(AMLP, hidden=(4,)))
-    assert ladder.decoder["0"].combinator.maps[0].out_features == 4
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_combinator_of_the_callers_own(shared):
+    ladder = simple(combinator=partial(AMLP, hidden=(4,), shared=shared))
+    own = () if shared else ladder.shapes[0]
+    assert tuple(ladder.decoder["0"].combinator.maps[0].weight.shape) == (4, 3, *own)
     ladder(rows(), LABELS, rows(9)).total.backward()
 
 

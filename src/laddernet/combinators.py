@@ -109,8 +109,35 @@ class NoLateral(_PerFeature):
         return a1 * u + a2
 
 
+class _Weighted(nn.Module):
+    """Weighted sums of units that are a tensor each: a linear map, of all a layer's units or one for each of them.
+
+    `weight` has the shape (sums, units) or (sums, units, features), `bias` (sums,) or (sums, features).
+    """
+
+    def __init__(self, units: int, sums: int, features: Sequence[int], generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(sums, units, *features).normal_(std=0.025, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(sums, *features))
+
+    def forward(self, units: Sequence[Tensor]) -> list[Tensor]:
+        """Weights are factors of whole tensors: a matrix product of so few columns waits for its one long sum."""
+        like = units[0]
+        sums = []
+        for bias, weights in zip(self.bias, self.weight, strict=True):
+            total = self._fit(bias, like)
+            for weight, unit in zip(weights, units, strict=True):
+                total = torch.addcmul(total, self._fit(weight, like), unit)
+            sums.append(total)
+        return sums
+
+    @staticmethod
+    def _fit(parameter: Tensor, like: Tensor) -> Tensor:
+        return per_feature(parameter, like) if parameter.dim() else parameter
+
+
 class MLP(nn.Module):
-    """A small network on ``[z_noisy, u]``, shared by all units of a layer (Pezeshki et al. 2016).
+    """A small network on ``[z_noisy, u]`` (Pezeshki et al. 2016).
 
     Leaky rectifiers of slope 0.1 between the layers, one linear output; weights start as N(0, 0.025^2), biases
     at 0.
@@ -118,9 +145,11 @@ class MLP(nn.Module):
     Parameters
     ----------
     features : int
-        Not used: the parameters are shared. Taken so that all combinators are made alike.
     hidden : sequence of int
         Widths of the hidden layers.
+    shared : bool
+        Whether all units of a layer share one network; else each has its own, as with the other combinators. From
+        this start, denoising weights below 1 hardly move the networks of single units in a wide layer.
     generator : torch.Generator or None
         Source of the starting weights.
     """
@@ -128,42 +157,29 @@ class MLP(nn.Module):
     inputs = 2
 
     def __init__(
-        self, features: int, *, hidden: Sequence[int] = (2, 2, 2), generator: torch.Generator | None = None
+        self,
+        features: int,
+        *,
+        hidden: Sequence[int] = (2, 2, 2),
+        shared: bool = True,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         widths = [self.inputs, *hidden, 1]
-        self.maps = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, fan_in, fan_out)  # type: ignore[no-untyped-call]
-            for fan_in, fan_out in pairwise(widths)
-        )
-        for linear in self.maps:
-            assert isinstance(linear, nn.Linear)
-            nn.init.normal_(linear.weight, std=0.025, generator=generator)
-            nn.init.zeros_(linear.bias)
+        own = [] if shared else [features]
+        self.maps = nn.ModuleList(_Weighted(below, above, own, generator) for below, above in pairwise(widths))
 
     def forward(self, z_noisy: Tensor, u: Tensor) -> Tensor:
         """Combine; see the class."""
         return self._apply_maps([z_noisy, u])
 
     def _apply_maps(self, units: list[Tensor]) -> Tensor:
-        """Weights are factors of whole tensors: a matrix product of so few columns waits for its one long sum."""
-        *hidden, last = (cast(nn.Linear, linear) for linear in self.maps)
+        *hidden, last = self.maps
         with torch.autocast(units[0].device.type, enabled=False):  # element-wise work keeps full precision
-            for linear in hidden:
-                units = [nn.functional.leaky_relu(unit, 0.1) for unit in self._weighted(linear, units)]
-            (result,) = self._weighted(last, units)
-        return result
-
-    @staticmethod
-    def _weighted(linear: nn.Linear, units: list[Tensor]) -> list[Tensor]:
-        """Apply a linear map to units that are a tensor each."""
-        sums = []
-        for bias, weights in zip(linear.bias, linear.weight, strict=True):
-            total = bias
-            for weight, unit in zip(weights, units, strict=True):
-                total = torch.addcmul(total, weight, unit)
-            sums.append(total)
-        return sums
+            for weighted in hidden:
+                units = [nn.functional.leaky_relu(unit, 0.1) for unit in weighted(units)]
+            (result,) = last(units)
+        return cast(Tensor, result)
 
 
 class AMLP(MLP):
