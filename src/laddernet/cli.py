@@ -608,7 +608,7 @@ def evaluate(
     measured = ", ".join(describe_metric(name, value) for name, value in metrics.items())
     typer.echo(f"{run} on {data}: {measured} of {len(y)} rows")
     kind, name = ("folder", Path(data).resolve().name) if folder else ("file", Path(data).name)
-    if (folder or file) and name == loaded.training.get(kind):
+    if name == loaded.training.get(kind):  # a run on a named data set has neither
         say(
             f"{run} was trained on a {kind} of this name. If it is the same, it has learned "
             "labels that it is tested on here; its error on rows kept apart, if there were any, is in its metrics.json."

@@ -122,18 +122,13 @@ class _Weighted(nn.Module):
 
     def forward(self, units: Sequence[Tensor]) -> list[Tensor]:
         """Weights are factors of whole tensors: a matrix product of so few columns waits for its one long sum."""
-        like = units[0]
         sums = []
         for bias, weights in zip(self.bias, self.weight, strict=True):
-            total = self._fit(bias, like)
+            total = per_feature(bias, units[0])
             for weight, unit in zip(weights, units, strict=True):
-                total = torch.addcmul(total, self._fit(weight, like), unit)
+                total = torch.addcmul(total, per_feature(weight, unit), unit)
             sums.append(total)
         return sums
-
-    @staticmethod
-    def _fit(parameter: Tensor, like: Tensor) -> Tensor:
-        return per_feature(parameter, like) if parameter.dim() else parameter
 
 
 class MLP(nn.Module):
@@ -145,11 +140,12 @@ class MLP(nn.Module):
     Parameters
     ----------
     features : int
+        Units, or channels, of the layer; they matter where each has its own network.
     hidden : sequence of int
         Widths of the hidden layers.
     shared : bool
-        Whether all units of a layer share one network; else each has its own, as with the other combinators. From
-        this start, denoising weights below 1 hardly move the networks of single units in a wide layer.
+        Whether all units of a layer share one network; else each has its own, as with the other combinators. What
+        either is worth with which denoising weights: docs/results.md.
     generator : torch.Generator or None
         Source of the starting weights.
     """

@@ -21,16 +21,16 @@ EPSILON = 1e-10
 
 
 def per_feature(vector: Tensor, like: Tensor) -> Tensor:
-    """View a vector of one entry a feature so that it broadcasts against `like`.
+    """View a vector of one entry a feature, or one number for all, so that it broadcasts against `like`.
 
     Parameters
     ----------
-    vector : Tensor of shape (features,)
+    vector : Tensor of shape (features,) or ()
     like : Tensor of shape (batch, features, *positions)
 
     Returns
     -------
-    Tensor of shape (features,), or (features, 1, ..., 1) where `like` has positions.
+    Tensor of the same shape, or (features or 1, 1, ..., 1) where `like` has positions.
     """
     return vector if like.dim() == 2 else vector.view(-1, *[1] * (like.dim() - 2))
 
