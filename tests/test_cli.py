@@ -169,11 +169,11 @@ def test_reproduce_appends_and_resumes(tmp_path):
 
 def test_reproduce_sums_up_a_teachers_row_beside_its_students(tmp_path):
     kept = Path(__file__).parents[1] / "results"
-    for name in ("mnist-100-best", "mnist-100"):
+    for name in ("mnist-100-student", "mnist-100"):
         (tmp_path / f"{name}.json").write_bytes((kept / f"{name}.json").read_bytes())
-        shown = call("reproduce", "mnist-100-best", "--seeds", "0-1", "--out", ".").stdout.splitlines()
-        assert shown[:2] == [f"mnist-100-best, seed {seed}: has been run already" for seed in (0, 1)]
-        assert [line.split(":")[0] for line in shown[2:]] == ["mnist-100", "mnist-100-best"][-len(shown[2:]) :]
+        shown = call("reproduce", "mnist-100-student", "--seeds", "0-1", "--out", ".").stdout.splitlines()
+        assert shown[:2] == [f"mnist-100-student, seed {seed}: has been run already" for seed in (0, 1)]
+        assert [line.split(":")[0] for line in shown[2:]] == ["mnist-100", "mnist-100-student"][-len(shown[2:]) :]
     assert len(shown) == 4
 
 
@@ -197,7 +197,7 @@ def test_lists():
 
 
 def test_a_recipes_settings_are_listed():
-    shown = call("reproduce", "mnist-100-best", "ablation-labeled-statistics", "mnist-100-conv-fc", "--list").stdout
+    shown = call("reproduce", "mnist-100-student", "ablation-labeled-statistics", "mnist-100-conv-fc", "--list").stdout
     cells = rows_of(shown)
     for row in (
         ["noise_std", "0.3, 0.2 x6"],
@@ -208,7 +208,7 @@ def test_a_recipes_settings_are_listed():
         ["module", "networks.conv_fc"],
     ):
         assert cells.count(row) == 1
-    assert "mnist-100-best: mnist, 100 labels" in shown
+    assert "mnist-100-student: mnist, 100 labels" in shown
 
 
 def laddernet(*arguments):

@@ -142,9 +142,16 @@ def test_a_variant_without_a_recipe_takes_default_weights():
 @pytest.mark.parametrize("labels", [20, 50, 100, 1000])
 def test_training_on_a_data_set_takes_the_papers_settings_and_no_teacher(labels):
     recipe = recipe_for("mnist", labels, "full")
+    assert recipe == RECIPES[f"mnist-{labels}"]
     assert (recipe.teacher, recipe.to_beat, recipe.ladder_options) == (None, None, None)
-    others = [r for r in RECIPES.values() if r.to_beat]
-    assert {r.name for r in others if r.teacher is None} == {"mnist-100-projected"}
+
+
+@pytest.mark.parametrize("labels", [20, 50, 100, 1000, "all"])
+def test_the_best_is_the_papers_row_in_twice_the_epochs(labels):
+    row, best = RECIPES[f"mnist-{labels}"], RECIPES[f"mnist-{labels}-best"]
+    assert {k for k, v in row.settings().items() if best.settings()[k] != v} == {"max_epochs"}
+    assert best.max_epochs == 2 * row.max_epochs
+    assert best.labels == row.labels
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES.values() if r.teacher], ids=lambda r: r.name)

@@ -87,7 +87,7 @@ def test_a_single_seed_has_no_spread():
 
 
 def test_a_student_stands_beside_its_teachers_same_seeds():
-    teacher, student = row(1.0, 1.1, 2.2), row(0.9, 1.0, name="mnist-100-best")
+    teacher, student = row(1.0, 1.1, 2.2), row(0.9, 1.0, name="mnist-100-student")
     beside = results["beside_teacher"]
     assert beside(student, [student, teacher]) == (
         " Its teacher with the same seeds: 1.00, 1.10; with seeds that it lacks: 2.20."

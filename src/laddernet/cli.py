@@ -667,8 +667,8 @@ def reproduce(
 ) -> None:
     """Run recipes over seeds; each result is appended to OUT/NAME.json as it finishes, and never done twice.
 
-    What was interrupted is gone on with by the same command. A recipe that learns from another (mnist-100-best from
-    mnist-100) gives that one's result as well.
+    What was interrupted is gone on with by the same command. A recipe that learns from another (mnist-100-student
+    from mnist-100) gives that one's result as well.
     """
     from laddernet.recipes import RECIPES
 

@@ -46,8 +46,9 @@ class Recipe:
         The test error in percent that the paper gives, as mean ± standard deviation; a star marks figures not
         confirmed against the paper itself. Empty where there is none.
     to_beat : float or None
-        The lowest mean test error in percent that was published for the task, nothing being known about images: that
-        of a Ladder with projected weights (Huang et al. 2017).
+        What the mean test error in percent shall be below, nothing being known about images: for 20, 50 and 100 labels
+        the lowest published one, of a Ladder with projected weights (Huang et al. 2017, arXiv 1710.02338); for 1000 and
+        all labels a little less than the paper's own.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Recipe:
 _LATER = {"combinator": "gaussian", "ladder_options": None, "training_options": None}
 """Settings that came later, which results files name only where they are not the usual ones."""
 _MNIST_LAYERS = (1000, 500, 250, 250, 250)
+_BEST_EPOCHS = 300
 _STUDENT_EPOCHS = 30
 _MNIST_BASELINE_NOISE = (0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
 
@@ -163,11 +165,16 @@ def _variants(full: Recipe, *, bottom: float, gamma: float, papers: tuple[str, s
     ]
 
 
-def _best(teacher: Recipe, student: Recipe, to_beat: float) -> Recipe:
+def _best(row: Recipe, to_beat: float) -> Recipe:
+    """Return a row in twice the epochs, which is what gained most on training images that were kept out."""
+    return replace(row, name=f"{row.name}-best", max_epochs=_BEST_EPOCHS, paper="", to_beat=to_beat)
+
+
+def _student(teacher: Recipe, student: Recipe, to_beat: float) -> Recipe:
     """Return a student of a row, which learns from its answers."""
     return replace(
         student,
-        name=f"{teacher.name}-best",
+        name=f"{teacher.name}-student",
         labels=teacher.labels,
         max_epochs=_STUDENT_EPOCHS,
         teacher=teacher,
@@ -282,10 +289,14 @@ def _all_recipes() -> dict[str, Recipe]:
             paper="",
             to_beat=0.91,
         ),
-        _best(mnist_20, mnist_1000, 2.52),
-        _best(mnist_50, mnist_1000, 1.06),
-        _best(mnist_100, mnist_1000, 0.91),
-        _best(mnist_1000, mnist_1000, 0.80),
+        _best(mnist_20, 2.52),
+        _best(mnist_50, 1.06),
+        _best(mnist_100, 0.91),
+        _best(mnist_1000, 0.80),
+        _best(mnist_all, 0.56),
+        _student(mnist_20, mnist_1000, 2.52),
+        _student(mnist_50, mnist_1000, 1.06),
+        _student(mnist_100, mnist_1000, 0.91),
         *_ablations(mnist_100),
         conv_fc,
         _supervised(conv_fc, "mnist-100-conv-fc-baseline", 8),
