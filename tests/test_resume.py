@@ -18,6 +18,7 @@ from laddernet import LadderClassifier, resume
 from laddernet.errors import RunError, TrainingError
 from laddernet.estimators import fit_together
 from laddernet.loop import Callback, TrainingStopped
+from laddernet.networks import mlp
 from laddernet.resume import Checkpoint, read, write
 
 X, Y = load_digits(return_X_y=True)
@@ -181,6 +182,13 @@ def test_a_fit_that_was_stopped_leaves_the_model_as_it_was(tmp_path):
 
 # Other runs, and other processes.
 
+OPTIONS = {
+    "supervised_path": "clean",
+    "detach_targets": True,
+    "joint_statistics": True,
+    "weight_normalization": "encoder",
+}
+
 
 @pytest.mark.fault(
     "the checkpoint is of other data, settings or seed", "an error that names what differs; it is left as it is"
@@ -191,6 +199,7 @@ def test_a_fit_that_was_stopped_leaves_the_model_as_it_was(tmp_path):
         ({"max_epochs": 5}, slice(None), "configuration"),
         ({"hidden_layer_sizes": (20, 11)}, slice(None), "network"),
         ({"noise_std": 0.2}, slice(None), "noise_std"),
+        *[({"ladder_options": {name: value}}, slice(None), "options") for name, value in OPTIONS.items()],
         ({"random_state": 4}, slice(None), "seeds"),
         ({}, slice(0, 229), "rows, data"),
         ({}, slice(None, None, -1), "data"),
@@ -203,6 +212,20 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, settings, rows, named)
     with pytest.raises(RunError, match=f"is of another run: its {named} differ"):
         model(**settings).fit(X[rows], Y[rows], checkpoint=tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_checkpoint_of_a_network_with_other_activations_is_refused(tmp_path):
+    def fit(activation, callback=None):
+        module = mlp(
+            [X.shape[1], 20, len(np.unique(Y[:60]))], activation=activation, generator=torch.Generator().manual_seed(0)
+        )
+        return model(module=module).fit(X, Y, callback=callback, checkpoint=tmp_path / "c")
+
+    with pytest.raises(TrainingStopped):
+        fit(nn.Sigmoid, Signal(6))
+    with pytest.raises(RunError, match="is of another run: its modules differ"):
+        fit(nn.Tanh)
+    assert fit(nn.Sigmoid).n_iter_ == 4
 
 
 HOLDER = """

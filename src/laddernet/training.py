@@ -561,6 +561,10 @@ class _Best:
         vars(self).update(state)
 
 
+_OPTIONS = ("task", "supervised_path", "detach_targets", "joint_statistics", "weight_normalization")
+"""Of a ladder, which its weights' shapes do not tell."""
+
+
 def identity(
     ladder: Ladder,
     x: Tensor | ScaledRows,
@@ -580,6 +584,9 @@ def identity(
     return {
         "configuration": asdict(config),
         "network": [[name, *value.shape] for name, value in ladder.state_dict().items()],
+        "modules": [type(module).__name__ for module in ladder.modules()],
+        "options": {name: getattr(ladder, name) for name in _OPTIONS},
+        "corruption": getattr(ladder.corruption, "__name__", type(ladder.corruption).__name__),
         "noise_std": ladder.noise_std,
         "denoising_weights": ladder.denoising_weights,
         "device": x.device.type,
