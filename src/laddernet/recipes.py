@@ -166,7 +166,7 @@ def _variants(full: Recipe, *, bottom: float, gamma: float, papers: tuple[str, s
 
 
 def _best(row: Recipe, to_beat: float) -> Recipe:
-    """Return a row in twice the epochs, which is what gained most on training images that were kept out."""
+    """Return a row in twice the epochs, chosen on training images that were kept out (docs/results.md)."""
     return replace(row, name=f"{row.name}-best", max_epochs=_BEST_EPOCHS, paper="", to_beat=to_beat)
 
 
