@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from laddernet import LadderClassifier, resume
+from laddernet import Ladder, LadderClassifier, resume
 from laddernet.errors import RunError, TrainingError
 from laddernet.estimators import fit_together
 from laddernet.loop import Callback, TrainingStopped
 from laddernet.networks import mlp
+from laddernet.noise import VirtualAdversarial
 from laddernet.resume import Checkpoint, read, write
+from laddernet.training import TrainingConfig, train
 
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:230], Y[:230].copy()
@@ -226,6 +228,25 @@ def test_a_checkpoint_of_a_network_with_other_activations_is_refused(tmp_path):
     with pytest.raises(RunError, match="is of another run: its modules differ"):
         fit(nn.Tanh)
     assert fit(nn.Sigmoid).n_iter_ == 4
+
+
+def test_a_checkpoint_of_changes_of_another_length_is_refused(tmp_path):
+    x, y = torch.tensor(X / 16, dtype=torch.float32), torch.tensor(Y[:60])
+
+    def fit(share, callback=None):
+        network = mlp([X.shape[1], 20, 10], generator=torch.Generator().manual_seed(0))
+        ladder = Ladder(network, corruption=VirtualAdversarial(share), generator=torch.Generator().manual_seed(0))
+        config = TrainingConfig(epochs=4, batch_size=50)
+        generator = torch.Generator().manual_seed(0)
+        keeper = Checkpoint(tmp_path / "c")
+        with keeper.held():
+            return train(ladder, x, x[:60], y, config, generator=generator, callback=callback, keeper=keeper)
+
+    with pytest.raises(TrainingStopped):
+        fit(0.1, Signal(6))
+    with pytest.raises(RunError, match="is of another run: its corruption differ"):
+        fit(0.3)
+    assert len(fit(0.1)) == 4
 
 
 HOLDER = """

@@ -586,7 +586,7 @@ def identity(
         "network": [[name, *value.shape] for name, value in ladder.state_dict().items()],
         "modules": [type(module).__name__ for module in ladder.modules()],
         "options": {name: getattr(ladder, name) for name in _OPTIONS},
-        "corruption": getattr(ladder.corruption, "__name__", type(ladder.corruption).__name__),
+        "corruption": _named(ladder.corruption),
         "noise_std": ladder.noise_std,
         "denoising_weights": ladder.denoising_weights,
         "device": x.device.type,
@@ -595,6 +595,13 @@ def identity(
         "labelled rows": len(x_labeled),
         "data": digest.hexdigest(),
     }
+
+
+def _named(corruption: Corruption) -> str:
+    """Its name and its numbers, such as "VirtualAdversarial(share=0.3, probe=0.1)"."""
+    name = getattr(corruption, "__name__", type(corruption).__name__)
+    numbers = {k: v for k, v in getattr(corruption, "__dict__", {}).items() if isinstance(v, int | float | str)}
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in numbers.items())})" if numbers else name
 
 
 def as_vector(costs: Costs) -> Tensor:
