@@ -88,12 +88,20 @@ def test_a_single_seed_has_no_spread():
 
 def test_a_student_stands_beside_its_teachers_same_seeds():
     teacher, student = row(1.0, 1.1, 2.2), row(0.9, 1.0, name="mnist-100-student")
-    beside = results["beside_teacher"]
+    beside = results["beside"]
     assert beside(student, [student, teacher]) == (
         " Its teacher with the same seeds: 1.00, 1.10; with seeds that it lacks: 2.20."
     )
     assert beside(student, [student, row(1.0, 1.1)]) == " Its teacher with the same seeds: 1.00, 1.10."
     assert beside(student, [student]) == beside(teacher, [student, teacher]) == ""
+
+
+def test_the_best_stands_beside_its_rows_same_seeds():
+    usual, best = row(1.0, 1.1, 2.2), row(0.9, name="mnist-100-best")
+    assert results["beside"](best, [usual, best]) == (
+        " In 150 epochs with the same seeds: 1.00; with seeds that it lacks: 1.10, 2.20."
+    )
+    assert results["beside"](best, [best]) == results["beside"](usual, [usual, best]) == ""
 
 
 def test_figures_without_a_deviation_are_not_judged():
