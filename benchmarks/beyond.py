@@ -81,6 +81,7 @@ TRIALS: dict[str, Changes] = {
     "AMLP": {"ladder": {"combinator": "amlp"}},
     "AMLP of each unit": {"ladder": {"combinator": functools.partial(AMLP, shared=False)}},
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
+    "adversarial, 3 hundredths": {"ladder": {"corruption": VirtualAdversarial(0.03)}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
     "adversarial, 3 tenths": {"ladder": {"corruption": VirtualAdversarial(0.3)}},
     "student": {"student": {"epochs": 30}},
