@@ -598,7 +598,7 @@ def identity(
 
 
 def _named(corruption: Corruption) -> str:
-    """Its name and its numbers, such as "VirtualAdversarial(share=0.3, probe=0.1)"."""
+    """Its name and its numbers, such as "VirtualAdversarial(share=0.03, probe=0.1)"."""
     name = getattr(corruption, "__name__", type(corruption).__name__)
     numbers = {k: v for k, v in getattr(corruption, "__dict__", {}).items() if isinstance(v, int | float | str)}
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in numbers.items())})" if numbers else name
