@@ -56,7 +56,7 @@ class VirtualAdversarial(Gaussian):
     Deviation: Shinoda et al. choose a length for each layer; here it is a share of the length that the layer's
     Gaussian noise has on average, so that one number serves networks of any width. In any one direction the noise has
     1 / sqrt(values of a row) of that length, 0.04 for MNIST's images; a few tenths are far more. With 100 labels of
-    MNIST and 20 epochs shares of 0.03, 0.1 and 0.3 all make the error larger (docs/results.md).
+    MNIST, 20 epochs and one seed, shares of 0.03, 0.1 and 0.3 all make the error larger (docs/results.md).
 
     Parameters
     ----------
