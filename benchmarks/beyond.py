@@ -44,7 +44,7 @@ from laddernet.training import TrainingConfig, train
 KEPT_OUT = 10_000
 ALL_LABELS = 60_000 - KEPT_OUT
 Changes = dict[str, dict[str, Any]]
-"""What a trial changes of the ladder's and of the training's settings, and of a student's that comes after."""
+"""What a trial changes of the network's, the ladder's and the training's settings, and of a student's after it."""
 
 
 def seeds_of(text: str) -> list[int]:
@@ -80,6 +80,8 @@ TRIALS: dict[str, Changes] = {
     "weights 5000, 50, 0.5": {"ladder": {"denoising_weights": weights(5000, 50, 0.5)}},
     "AMLP": {"ladder": {"combinator": "amlp"}},
     "AMLP of each unit": {"ladder": {"combinator": functools.partial(AMLP, shared=False)}},
+    "network twice as wide": {"network": {"hidden_layer_sizes": (2000, 1000, 500, 500, 500)}},
+    "first layers twice as wide": {"network": {"hidden_layer_sizes": (2000, 1000, 250, 250, 250)}},
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, 3 hundredths": {"ladder": {"corruption": VirtualAdversarial(0.03)}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
@@ -95,7 +97,7 @@ TRIALS: dict[str, Changes] = {
 
 def changes_of(trial: str) -> Changes:
     """What a trial, or several with " + " between, changes; an error where two of them set the same."""
-    merged: Changes = {"ladder": {}, "training": {}, "student": {}}
+    merged: Changes = {"network": {}, "ladder": {}, "training": {}, "student": {}}
     for part in trial.split(" + "):
         for kind, settings in TRIALS[part].items():
             if twice := merged[kind].keys() & settings.keys():
@@ -115,6 +117,7 @@ def name_of(text: str) -> str:
 class Stage(NamedTuple):
     """One training: of a trial's network, or of a student that learns the answers of the one before."""
 
+    hidden_layer_sizes: tuple[int, ...]
     ladder: dict[str, Any]
     training: dict[str, Any]
 
@@ -125,20 +128,22 @@ def stages_of(trial: str, labels: int, epochs: int) -> list[Stage]:
     noise = {"noise_std": student["noise_std"]} if "noise_std" in student else {}
 
     def stage(recipe: Recipe, ladder: dict[str, Any], training: dict[str, Any]) -> Stage:
-        return Stage({"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights, **ladder}, training)
+        sizes = changes["network"].get("hidden_layer_sizes", recipe.hidden_layer_sizes)
+        usual = {"noise_std": recipe.noise_std, "denoising_weights": recipe.denoising_weights}
+        return Stage(sizes, {**usual, **ladder}, training)
 
     row = f"mnist-{'all' if labels == ALL_LABELS else labels}"
-    usual = RECIPES[row if row in RECIPES else "mnist-50"]
-    stages = [stage(usual, changes["ladder"], {"epochs": epochs, **changes["training"]})]
+    first = RECIPES[row if row in RECIPES else "mnist-50"]
+    stages = [stage(first, changes["ladder"], {"epochs": epochs, **changes["training"]})]
     if changes["student"]:
         stages += student["times"] * [stage(RECIPES[student["recipe"]], noise, {"epochs": student["epochs"]})]
     return stages
 
 
-def ladder_of(seed: int, device: str, settings: dict[str, Any]) -> Ladder:
+def ladder_of(seed: int, device: str, stage: Stage) -> Ladder:
     generator = torch.Generator().manual_seed(seed)
-    encoder = mlp([784, *RECIPES["mnist-100"].hidden_layer_sizes, 10], generator=generator)
-    ladder = Ladder(encoder, generator=generator, **settings).to(device)
+    encoder = mlp([784, *stage.hidden_layer_sizes, 10], generator=generator)
+    ladder = Ladder(encoder, generator=generator, **stage.ladder).to(device)
     ladder.generator = torch.Generator(device).manual_seed(seed)
     return ladder
 
@@ -163,7 +168,7 @@ def fit(
 ) -> tuple[list[Ladder], float]:
     """Ladders with each seed, and the seconds of their epochs."""
     config = TrainingConfig(precision=precision, **stage.training)
-    ladders = [ladder_of(seed, rows.device.type, stage.ladder) for seed in seeds]
+    ladders = [ladder_of(seed, rows.device.type, stage) for seed in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with keeper.held():
         if len(seeds) > 1:
