@@ -83,7 +83,7 @@ TRIALS: dict[str, Changes] = {
     "network twice as wide": {"network": {"hidden_layer_sizes": (2000, 1000, 500, 500, 500)}},
     "first layers twice as wide": {"network": {"hidden_layer_sizes": (2000, 1000, 250, 250, 250)}},
     "last layers twice as wide": {"network": {"hidden_layer_sizes": (1000, 500, 500, 500, 500)}},
-    "last layers of 1000": {"network": {"hidden_layer_sizes": (1000, 1000, 1000, 1000, 1000)}},
+    "all layers of 1000": {"network": {"hidden_layer_sizes": (1000, 1000, 1000, 1000, 1000)}},
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, 3 hundredths": {"ladder": {"corruption": VirtualAdversarial(0.03)}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
