@@ -90,18 +90,19 @@ def test_a_student_stands_beside_its_teachers_same_seeds():
     teacher, student = row(1.0, 1.1, 2.2), row(0.9, 1.0, name="mnist-100-student")
     beside = results["beside"]
     assert beside(student, [student, teacher]) == (
-        " Its teacher with the same seeds: 1.00, 1.10; with seeds that it lacks: 2.20."
+        " `mnist-100` with the same seeds: 1.00, 1.10; with seeds that it lacks: 2.20."
     )
-    assert beside(student, [student, row(1.0, 1.1)]) == " Its teacher with the same seeds: 1.00, 1.10."
+    assert beside(student, [student, row(1.0, 1.1)]) == " `mnist-100` with the same seeds: 1.00, 1.10."
     assert beside(student, [student]) == beside(teacher, [student, teacher]) == ""
 
 
-def test_the_best_stands_beside_its_rows_same_seeds():
-    usual, best = row(1.0, 1.1, 2.2), row(0.9, name="mnist-100-best")
-    assert results["beside"](best, [usual, best]) == (
-        " In 150 epochs with the same seeds: 1.00; with seeds that it lacks: 1.10, 2.20."
+@pytest.mark.parametrize("name", ["mnist-100-best", "mnist-100-300-epochs", "mnist-100-projected"])
+def test_what_goes_past_a_row_stands_beside_its_same_seeds(name):
+    usual, past = row(1.0, 1.1, 2.2), row(0.9, name=name)
+    assert results["beside"](past, [usual, past]) == (
+        " `mnist-100` with the same seeds: 1.00; with seeds that it lacks: 1.10, 2.20."
     )
-    assert results["beside"](best, [best]) == results["beside"](usual, [usual, best]) == ""
+    assert results["beside"](past, [past]) == results["beside"](usual, [usual, past]) == ""
 
 
 def test_figures_without_a_deviation_are_not_judged():
