@@ -155,10 +155,10 @@ def past(trials: list[dict[str, Any]]) -> str:
 ## Past the paper: what was tried
 
 Every trial of `benchmarks/beyond.py`, which changes something of the paper's settings, by the error on 10,000 training
-images that were kept out; test images were not looked at. A line is made again by
-`python benchmarks/beyond.py --labels L --epochs E --precision bfloat16 --seeds 100-109 --only "CHANGED"`; every seed is
-in results/beyond.jsonl. *Less* is the mean difference from the reference's error with the same seed, which chooses the
-labelled rows.
+images that were kept out; test images were not looked at. 50000 labels are all that are not kept out. A line is made
+again by `python benchmarks/beyond.py --labels L --epochs E --precision bfloat16 --seeds 100-109 --only "CHANGED"`;
+every seed is in results/beyond.jsonl. *Less* is the mean difference from the reference's error with the same seed,
+which chooses the labelled rows.
 """
     errors: dict[tuple[int, int], dict[str, dict[int, float]]] = {}
     for line in trials:

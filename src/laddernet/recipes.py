@@ -121,9 +121,7 @@ class Recipe:
 _LATER = {"combinator": "gaussian", "ladder_options": None, "training_options": None}
 """Settings that came later, which results files name only where they are not the usual ones."""
 _MNIST_LAYERS = (1000, 500, 250, 250, 250)
-_BEST_LAYERS = (1000, 1000, 1000, 1000, 1000)
-_LONGER_EPOCHS = 300
-_STUDENT_EPOCHS = 30
+_TO_BEAT = {20: 2.52, 50: 1.06, 100: 0.91, 1000: 0.80, None: 0.56}
 _MNIST_BASELINE_NOISE = (0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
 
 
@@ -166,28 +164,15 @@ def _variants(full: Recipe, *, bottom: float, gamma: float, papers: tuple[str, s
     ]
 
 
-def _best(row: Recipe, to_beat: float) -> Recipe:
-    """Return a row with wider layers, chosen on training images that were kept out (docs/results.md)."""
-    return replace(row, name=f"{row.name}-best", hidden_layer_sizes=_BEST_LAYERS, paper="", to_beat=to_beat)
+def _past(row: Recipe, name: str, **changes: Any) -> Recipe:
+    """Return a row with changes that were chosen on training images that were kept out (docs/results.md)."""
+    return replace(row, name=f"{row.name}-{name}", paper="", to_beat=_TO_BEAT[row.labels], **changes)
 
 
-def _longer(best: Recipe) -> Recipe:
-    """Return the best row's paper's layers in twice the epochs."""
-    name = f"{best.name.removesuffix('-best')}-{_LONGER_EPOCHS}-epochs"
-    return replace(best, name=name, hidden_layer_sizes=_MNIST_LAYERS, max_epochs=_LONGER_EPOCHS)
-
-
-def _student(teacher: Recipe, student: Recipe, to_beat: float) -> Recipe:
-    """Return a student of a row, which learns from its answers."""
-    return replace(
-        student,
-        name=f"{teacher.name}-student",
-        labels=teacher.labels,
-        max_epochs=_STUDENT_EPOCHS,
-        teacher=teacher,
-        paper="",
-        to_beat=to_beat,
-    )
+def _student(teacher: Recipe, student: Recipe) -> Recipe:
+    """Return a student of a row, which learns from its answers with another row's settings."""
+    row = replace(student, name=teacher.name, labels=teacher.labels)
+    return _past(row, "student", max_epochs=30, teacher=teacher)
 
 
 def _ablations(full: Recipe) -> list[Recipe]:
@@ -233,13 +218,7 @@ def _all_recipes() -> dict[str, Recipe]:
     mnist_100 = _mnist(100, (1000, 10, 0.1), "1.06 ± 0.37")
     mnist_1000 = _mnist(1000, (2000, 20, 0.1), "0.84 ± 0.08", noise_std=(0.3, *[0.2] * 6))
     mnist_all = _mnist(None, (1000, 1, 0.01), "0.57 ± 0.02")
-    best = [
-        _best(mnist_20, 2.52),
-        _best(mnist_50, 1.06),
-        _best(mnist_100, 0.91),
-        _best(mnist_1000, 0.80),
-        _best(mnist_all, 0.56),
-    ]
+    mnist = (mnist_20, mnist_50, mnist_100, mnist_1000, mnist_all)
     cifar10 = Recipe(  # the paper's network for it is convolutional; this one has no figure to compare with
         name="cifar10-4000-mlp",
         dataset="cifar10",
@@ -294,20 +273,16 @@ def _all_recipes() -> dict[str, Recipe]:
         *_variants(mnist_1000, bottom=2000, gamma=10, papers=("0.90*", "1.53*", "5.70*")),
         mnist_all,
         *_variants(mnist_all, bottom=2000, gamma=2, papers=("0.59*", "0.78*", "0.80 ± 0.03")),
-        replace(
+        _past(
             mnist_100,
-            name="mnist-100-projected",
+            "projected",
             noise_std=(0.3, *[0.2] * 6),
             denoising_weights=(2000.0, 20.0, *[0.2] * 5),
             ladder_options={"weight_normalization": "all"},
-            paper="",
-            to_beat=0.91,
         ),
-        *best,
-        *map(_longer, best),
-        _student(mnist_20, mnist_1000, 2.52),
-        _student(mnist_50, mnist_1000, 1.06),
-        _student(mnist_100, mnist_1000, 0.91),
+        *[_past(row, "best", hidden_layer_sizes=(1000,) * 5) for row in mnist],
+        *[_past(row, "300-epochs", max_epochs=300) for row in mnist],
+        *[_student(row, mnist_1000) for row in (mnist_20, mnist_50, mnist_100)],
         *_ablations(mnist_100),
         conv_fc,
         _supervised(conv_fc, "mnist-100-conv-fc-baseline", 8),
