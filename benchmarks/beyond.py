@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -65,8 +66,8 @@ TRIALS: dict[str, Changes] = {
     "cosine from the start": {"training": {"decay": "cosine", "decay_start": 0.0}},
     "linear from the start": {"training": {"decay_start": 0.0}},
     "linear from a third": {"training": {"decay_start": 1 / 3}},
-    "no decay, a quarter averaged": {"training": {"decay_start": 1.0, "averaged_epochs": 5}},
-    "a quarter averaged": {"training": {"averaged_epochs": 5}},
+    "no decay, a quarter averaged": {"training": {"decay_start": 1.0, "averaged": 0.25}},
+    "a quarter averaged": {"training": {"averaged": 0.25}},
     "rate 0.001": {"training": {"learning_rate": 0.001}},
     "rate 0.004": {"training": {"learning_rate": 0.004}},
     "rate 0.008": {"training": {"learning_rate": 0.008}},
@@ -136,7 +137,9 @@ def stages_of(trial: str, labels: int, epochs: int) -> list[Stage]:
 
     row = f"mnist-{'all' if labels == ALL_LABELS else labels}"
     first = RECIPES[row if row in RECIPES else "mnist-50"]
-    stages = [stage(first, changes["ladder"], {"epochs": epochs, **changes["training"]})]
+    training = dict(changes["training"])
+    averaged = {"averaged_epochs": max(1, round(epochs * training.pop("averaged")))} if "averaged" in training else {}
+    stages = [stage(first, changes["ladder"], {"epochs": epochs, **training, **averaged})]
     if changes["student"]:
         stages += student["times"] * [stage(RECIPES[student["recipe"]], noise, {"epochs": student["epochs"]})]
     return stages
@@ -269,15 +272,22 @@ def run(trial: str, chosen: argparse.Namespace) -> None:
 
 
 def write(trial: str, seeds: list[int], found: dict[str, Any], chosen: argparse.Namespace) -> None:
-    """Append a trial's results for the seeds that have none."""
+    """Add a trial's results for the seeds that have none; the file is whole, or as it was."""
     key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
     others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
     others |= {"machine": found["machine"], "versions": versions()}
-    for seed, error in zip(seeds, found["errors"], strict=True):
-        if missing(trial, [seed], chosen):
-            with chosen.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**key, "seed": seed, "error": error, **others}) + "\n")
-            print(trial, seed, error, f"{found['seconds']} s", flush=True)
+    with FileLock(chosen.out.with_name(f".{chosen.out.name}.lock")):
+        left = missing(trial, seeds, chosen)
+        new = [(seed, error) for seed, error in zip(seeds, found["errors"], strict=True) if seed in left]
+        lines = [*read(chosen.out), *[{**key, "seed": seed, "error": error, **others} for seed, error in new]]
+        beside = chosen.out.with_name(f".{chosen.out.name}.writing")
+        try:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            beside.replace(chosen.out)
+        finally:
+            beside.unlink(missing_ok=True)
+    for seed, error in new:
+        print(trial, seed, error, f"{found['seconds']} s", flush=True)
 
 
 def combine(chosen: argparse.Namespace) -> None:

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from laddernet.reproduce import _commit, _processor, _write_json
+from laddernet.reproduce import commit_of_code, processor
+from laddernet.results_file import write_json
 
 
 def table(rows: int, *, seed: int) -> pd.DataFrame:
@@ -98,13 +99,13 @@ def main() -> None:
             "predicted_rows": len(pd.read_csv(folder / "predictions.csv")),
             "metrics": json.loads((folder / "run/metrics.json").read_text()),
             "date": datetime.now(UTC).date().isoformat(),
-            "commit": _commit(),
+            "commit": commit_of_code(),
             "versions": {name: version(name) for name in ("laddernet", "torch", "numpy", "pandas", "skrub")},
-            "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "machine": f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         }
     print(json.dumps(entry, indent=1))
     earlier = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
-    _write_json(arguments.out, [*earlier, entry])
+    write_json(arguments.out, [*earlier, entry])
 
 
 if __name__ == "__main__":

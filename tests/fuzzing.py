@@ -33,7 +33,7 @@ from laddernet.data.idx import read_idx
 from laddernet.data.images import read_images
 from laddernet.errors import LaddernetError
 from laddernet.recipes import RECIPES
-from laddernet.reproduce import read_results
+from laddernet.results_file import read_results
 from laddernet.resume import Checkpoint, read
 from laddernet.run_folder import seal
 from laddernet.tables import FileOptions, prepare, read_settings

@@ -15,7 +15,8 @@ from laddernet.estimators import LadderClassifier
 from laddernet.loop import Callback, TrainingStopped
 from laddernet.normalization import Statistics
 from laddernet.recipes import RECIPES
-from laddernet.reproduce import Machine, can_go_together, read_results, reproduce, run_recipe, seeds_at_once
+from laddernet.reproduce import Machine, can_go_together, reproduce, run_recipe, seeds_at_once
+from laddernet.results_file import read_results
 from laddernet.resume import Checkpoint
 
 QUICK = replace(RECIPES["digits-50"], name="quick", max_epochs=2, hidden_layer_sizes=(20,), denoising_weights="auto")
@@ -58,6 +59,22 @@ def test_the_same_seed_is_not_made_twice_at_once(tmp_path):
             run(tmp_path, 1)
         assert [path.name for path in tmp_path.iterdir()] == [".quick-seed-1.checkpoint.lock"]
     run(tmp_path, 1)
+
+
+def test_what_another_process_ended_meanwhile_is_not_trained_again(tmp_path, monkeypatch):
+    lock = Checkpoint.until_done
+
+    def ends_first(checkpoint):  # between the first look and the lock
+        monkeypatch.setattr(Checkpoint, "until_done", lock)
+        run(tmp_path, 1)
+        return lock(checkpoint)
+
+    monkeypatch.setattr(Checkpoint, "until_done", ends_first)
+    watched = {"quick": _Counted()}
+    others = {"out": tmp_path, "machine": Machine(device="cpu"), "watch": watched.__getitem__}
+    assert reproduce(QUICK, seeds=[1], **others) == []
+    assert watched["quick"].epochs == []
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
 
 
 def test_an_entry_says_what_was_measured_and_where(tmp_path):
@@ -137,6 +154,34 @@ def test_a_student_goes_on_with_its_teachers_own_row_that_was_stopped(tmp_path, 
     assert [watch.epochs for watch in watched.values()] == [[2], [1, 2]]
 
 
+def test_an_entry_names_the_code_that_began_its_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SHARE", 1e9)  # the state is kept after each epoch
+    others = {"seeds": [0], "out": tmp_path, "machine": Machine(device="cpu")}
+    with monkeypatch.context() as changed:
+        changed.setattr("laddernet.reproduce.commit_of_code", lambda: "an earlier one")
+        with pytest.raises(TrainingStopped):
+            reproduce(QUICK, **others, watch=lambda _: _StoppedIn())
+    (entry,) = reproduce(QUICK, **others)
+    (earlier,) = entry["earlier"]
+    assert earlier["commit"] == "an earlier one" != entry["commit"]
+    assert earlier["versions"] == entry["versions"]
+    assert entry["machine"].startswith(earlier["machine"])
+
+
+def test_a_training_is_not_taken_up_in_another_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SHARE", 1e9)  # the state is kept after each epoch
+    wide = replace(QUICK, hidden_layer_sizes=(1000, 1000))  # for which "auto" depends on the processor
+    native = {"amx_bf16": True, "cpu_name": "one with AMX"}
+    others = {"seeds": [0], "out": tmp_path, "machine": Machine(device="cpu")}
+    monkeypatch.setattr("laddernet.training.cpu_capabilities", lambda: native)
+    with pytest.raises(TrainingStopped):
+        reproduce(wide, **others, watch=lambda _: _StoppedIn())
+    monkeypatch.setattr("laddernet.training.cpu_capabilities", dict)
+    with pytest.raises(RunError, match=r"its precision differ \(precision: bfloat16 there, float32 here\)"):
+        reproduce(wide, **others)
+    assert (tmp_path / ".quick-seed-0.checkpoint").exists()
+
+
 class _StoppedIn(Callback):
     def on_epoch_end(self, record):
         os.kill(os.getpid(), signal.SIGINT)
@@ -165,27 +210,10 @@ def test_a_student_that_was_stopped_goes_on_and_its_teacher_is_not_trained_again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.json", "student.json", "whole"]
 
 
-OTHER_FILES = ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "quick", "seeds": []}']
-OTHER_FILES += ['{"recipe": "other", "seeds": []}', '{"recipe": "quick", "seeds": [{}]}']
-
-
-@pytest.mark.parametrize("content", OTHER_FILES)
-def test_a_file_that_is_something_else_is_left_alone(tmp_path, content):
-    path = tmp_path / "quick.json"
-    path.write_text(content)
-    with pytest.raises(RunError, match="quick.json is not a results file"):
-        run(tmp_path, 0)
-    assert path.read_text() == content
-
-
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     run(tmp_path, 0)
     with pytest.raises(RunError, match="has results of quick with other settings"):
         run(tmp_path, 1, replace(QUICK, learning_rate=0.1))
-
-
-def test_no_file_means_no_results(tmp_path):
-    assert read_results(tmp_path / "none.json", QUICK) == []
 
 
 def test_all_labels_are_kept_where_the_recipe_says_so(tmp_path):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from laddernet.errors import RunError
 from laddernet.recipes import RECIPES
+from laddernet.results_file import settings_of
 
 ROOT = Path(__file__).parents[1]
 results = runpy.run_path(str(ROOT / "tools/results.py"))
@@ -25,7 +27,8 @@ def row(*errors, name="mnist-100", **others):
 def folder(tmp_path):
     for name in ("mnist-100", "digits-50"):
         seeds = [{**entry, "seed": 9 - entry["seed"]} for entry in row(1.0, 1.5, 0.8).seeds]
-        (tmp_path / f"{name}.json").write_text(json.dumps({"recipe": name, "seeds": seeds}))
+        content = {"recipe": name, "settings": settings_of(RECIPES[name]), "seeds": seeds}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return tmp_path
 
 
@@ -38,6 +41,44 @@ def test_the_page_and_the_readme_agree_with_the_files():
     assert (ROOT / "docs/results.md").read_text(encoding="utf-8") == results["page"](rows, trials), again
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == results["in_readme"](readme, rows), again
+
+
+@pytest.mark.parametrize(
+    ("labels", "epochs", "trial"),
+    [
+        (100, 150, "all layers of 1000"),
+        (100, 150, "reference"),
+        (100, 150, "student, weights of 1000 labels"),
+        (100, 300, "reference"),
+        (50000, 20, "all layers of 1000"),
+        (50000, 20, "reference"),
+        (50000, 20, "clean supervised path + a quarter averaged"),
+        (50000, 20, "clean supervised path"),
+        (50000, 20, "noise 0.2"),
+    ],
+)
+def test_the_text_tells_the_trials_as_they_are(labels, epochs, trial):
+    key = {"labels": labels, "epochs": epochs, "trial": trial}
+    trials = results["read_trials"](ROOT / "results/beyond.jsonl")
+    (line,) = (line for line in trials if key.items() <= line.items())  # one seed
+    assert f"{line['error']:.2f}" in results["INTRODUCTION"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mnist-100-10-epochs", "a run of 10 epochs ends at {median:.2f} % (median of {n})"),
+        ("mnist-20", "With 20 labels (`mnist-20`) the error is {mean:.2f} %"),
+        ("mnist-100-best", "has {mean:.2f} % with 100 labels"),
+        ("mnist-1000-best", "has {mean:.2f} % with 1000"),
+        ("mnist-100-300-epochs", "In 300 epochs the paper's layers have {mean:.2f} % with 100 labels"),
+    ],
+)
+def test_the_readme_tells_the_results_as_they_are(name, text):
+    (found,) = (row for row in results["read"](ROOT / "results") if row.recipe.name == name)
+    figures = {"mean": found.mean, "median": np.median(found.errors), "n": len(found.errors)}
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert text.format(**figures) in readme
 
 
 def test_figures_are_those_of_the_seeds():
@@ -120,10 +161,53 @@ def test_seeds_are_named_as_the_command_takes_them(numbers, expected):
     assert results["ranges"](numbers) == expected
 
 
-def test_the_command_names_the_machine_and_precision():
-    assert row(1.0, 1.1).command == "laddernet reproduce mnist-100 --seeds 0-1 --device cuda"
-    low = row(1.0, machine="AMD EPYC, 1 threads", precision="bfloat16")
-    assert low.command == "laddernet reproduce mnist-100 --seeds 0 --precision bfloat16"
+def test_the_command_names_the_device_and_precision():
+    on_gpu = row(1.0, 1.1)
+    assert on_gpu.commands == {
+        "laddernet reproduce mnist-100 --seeds 0-1 --device cuda --precision float32": [1.0, 1.1]
+    }
+    low = row(1.2, machine="AMD EPYC, 1 threads", precision="bfloat16")
+    assert low.commands == {"laddernet reproduce mnist-100 --seeds 0 --precision bfloat16": [1.2]}
+    high = row(1.3, machine="AMD EPYC, 1 threads")
+    assert high.commands == {"laddernet reproduce mnist-100 --seeds 0 --precision float32": [1.3]}
+
+
+def test_seeds_of_several_precisions_have_a_command_for_each():
+    low = row(1.2, machine="AMD EPYC, 1 threads", precision="bfloat16").seeds[0]
+    both = Row(RECIPES["mnist-100"], (*row(1.0, 1.1).seeds, {**low, "seed": 2}))
+    assert list(both.commands.values()) == [[1.0, 1.1], [1.2]]
+    assert results["each"](both) == (
+        "`laddernet reproduce mnist-100 --seeds 0-1 --device cuda --precision float32`: 1.00, 1.10; "
+        "`laddernet reproduce mnist-100 --seeds 2 --precision bfloat16`: 1.20. "
+        "A seed: 100 s, NVIDIA H200, float32; 100 s, AMD EPYC, 1 threads, bfloat16."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"recipe": "something else"}, "not a results file of mnist-100"),
+        ({"settings": {**settings_of(RECIPES["mnist-100"]), "max_epochs": 10}}, "with other settings"),
+        ({"seeds": [*row(1.0).seeds, *row(1.1).seeds]}, "seed 0 more than once"),
+    ],
+)
+def test_a_file_that_is_not_its_recipes_makes_no_page(folder, change, error):
+    path = folder / "mnist-100.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(RunError, match=error):
+        results["read"](folder)
+
+
+def test_results_of_no_recipe_make_no_page(folder):
+    (folder / "mnist-100.json").rename(folder / "mnist-100-old.json")
+    with pytest.raises(ValueError, match="mnist-100-old.json has results of no recipe"):
+        results["read"](folder)
+
+
+def test_a_recipe_without_seeds_is_not_run(folder):
+    path = folder / "mnist-100.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seeds": []}))
+    assert [row.recipe.name for row in results["read"](folder)] == ["digits-50"]
 
 
 def test_seconds_are_a_seeds_own_share():
@@ -133,7 +217,7 @@ def test_seconds_are_a_seeds_own_share():
 
 def test_the_page_has_every_seed_in_order_and_what_is_missing(folder):
     page = results["page"](results["read"](folder), [])
-    assert "--seeds 7-9 --device cuda`: 0.80, 1.50, 1.00." in page
+    assert "--seeds 7-9 --device cuda --precision float32`: 0.80, 1.50, 1.00." in page
     missing = page.split("Not run yet: ")[1]
     assert "`mnist-50`" in missing
     assert "`mnist-100`," not in missing
@@ -152,7 +236,9 @@ def test_the_picture_has_every_seed_of_the_ablations(tmp_path):
         results["save"](results["picture"](rows), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert "ablations.svg" in results["ablations"](rows)
-    assert "| `ablation-linear` | a linear combinator | 3 | 2.33 ± 0.59 | 2.10 | +0.33 |" in results["ablations"](rows)
+    text = results["ablations"](rows)
+    assert "| `ablation-linear` | a linear combinator | 3 | 2.33 ± 0.59 | 2.10 | 0.88 to 3.79 | +0.33 |" in text
+    assert "reproduce ablation-linear --seeds 0-2 --device cuda --precision float32`: 1.90, 2.10, 3.00." in text
 
 
 def test_one_ablation_makes_no_picture():

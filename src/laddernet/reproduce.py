@@ -1,7 +1,5 @@
 """Recipes run over seeds, each result written as soon as it is there."""
 
-import json
-import os
 import platform
 import subprocess
 import time
@@ -19,11 +17,12 @@ import torch
 
 from laddernet import __version__
 from laddernet.data import DATASETS, Dataset, hide_labels, load
+from laddernet.devices import device_of
 from laddernet.distributed import ALONE, Processes
-from laddernet.errors import RunError
 from laddernet.ladder import Ladder
 from laddernet.loop import Callback
 from laddernet.recipes import Recipe
+from laddernet.results_file import add_results, read_results
 from laddernet.resume import Checkpoint
 from laddernet.training import Precision, cpu_threads
 
@@ -205,13 +204,14 @@ def reproduce(
     The file is ``{"recipe": ..., "settings": ..., "seeds": [...]}``. It is replaced as a whole, so that it is always
     complete. A teacher is a recipe too, whose result is appended to its own file as soon as it is trained. The
     training's state is kept beside (``.<recipe>-seed-<seeds>.checkpoint``, of each stage) until all is done; the same
-    call goes on from there after a break.
+    call, with the same seeds left, goes on from there after a break.
 
     Returns
     -------
     list of dict
         The recipe's new entries; none for a seed that the file has already. "seconds" are those of all stages and of
-        all seeds that were trained at once, whose number is "together".
+        all seeds that were trained at once, whose number is "together". Where a part of the training was made by other
+        code or on another machine, "earlier" lists its commit, versions and machine.
 
     Raises
     ------
@@ -221,9 +221,7 @@ def reproduce(
         If there are several seeds, and the recipe's training rows differ with the seed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    *_, there = [read_results(out / f"{stage.name}.json", stage) for stage in recipe.stages]  # an error comes early
-    done = {entry["seed"] for entry in there}
-    seeds = [seed for seed in seeds if seed not in done]
+    seeds = _left(recipe, seeds, out)
     if not seeds:
         return []
     if len(seeds) > 1 and not can_go_together(recipe):
@@ -231,18 +229,24 @@ def reproduce(
             f"{recipe.name} cannot train several seeds at once, since its rows differ with the seed or its network is "
             "convolutional: run one at a time (--together 1, or leave it out)."
         )
-    commit = _commit()  # of the code that runs, whatever is committed meanwhile
+    commit = commit_of_code()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
     numbers = "-".join(map(str, seeds))
-    checkpoints = [Checkpoint(out / f".{stage.name}-seed-{numbers}.checkpoint") for stage in recipe.stages]
+    origin = {"commit": commit, "versions": versions(), "machine": _device_name(machine)}
+    checkpoints = [
+        Checkpoint(out / f".{stage.name}-seed-{numbers}.checkpoint", origin=origin) for stage in recipe.stages
+    ]
     new: list[dict[str, Any]] = []
     epochs = 0
     with ExitStack() as stack:
         for checkpoint in checkpoints:
             stack.enter_context(checkpoint.until_done())
+        if _left(recipe, seeds, out) != seeds:  # another process ended them before these were locked
+            return reproduce(recipe, seeds=seeds, out=out, machine=machine, watch=watch)
         stages = _outcomes(recipe, data, seeds, machine, watch, checkpoints, ALONE)
         for stage, outcomes in zip(recipe.stages, stages, strict=True):
             epochs += outcomes[0].model.n_iter_
+            earlier = [made for kept in checkpoints for made in kept.origins if made != origin]
             new = [
                 {
                     "seed": seed,
@@ -255,21 +259,19 @@ def reproduce(
                     "commit": commit,
                     "versions": versions(),
                     "machine": describe_machine(outcome.model.ladder_),
+                    **({"earlier": earlier} if earlier else {}),
                 }
                 for seed, outcome in zip(seeds, outcomes, strict=True)
             ]
-            new = _append(out / f"{stage.name}.json", stage, new)
+            new = add_results(out / f"{stage.name}.json", stage, new)
     return new
 
 
-def _append(path: Path, recipe: Recipe, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to a results file the entries whose seed it lacks, and return those."""
-    there = read_results(path, recipe)  # read again: another process may have added some
-    new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
-    if new:
-        entries = sorted([*there, *new], key=lambda e: int(e["seed"]))
-        _write_json(path, {"recipe": recipe.name, "settings": _settings(recipe), "seeds": entries})
-    return new
+def _left(recipe: Recipe, seeds: Sequence[int], out: Path) -> list[int]:
+    """Return the seeds whose result is not there yet."""
+    *_, there = [read_results(out / f"{stage.name}.json", stage) for stage in recipe.stages]  # an error comes early
+    done = {entry["seed"] for entry in there}
+    return [seed for seed in seeds if seed not in done]
 
 
 def can_go_together(recipe: Recipe) -> bool:
@@ -282,8 +284,6 @@ def can_go_together(recipe: Recipe) -> bool:
 
 def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
     """Return how many seeds to train at once: one on the CPU, up to ten on a GPU, as its memory allows."""
-    from laddernet.devices import device_of
-
     device = device_of(machine.device)
     if device.type != "cuda" or not can_go_together(recipe):
         return 1
@@ -295,55 +295,7 @@ def seeds_at_once(recipe: Recipe, machine: Machine) -> int:
     return max(1, min(10, free // 2 // a_seed))
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What distinguishes one recipe's results from another's, as JSON gives it back."""
-    chosen = recipe.settings()
-    if recipe.network:
-        chosen["module"] = recipe.network
-    if recipe.labeled_statistics:
-        chosen["labeled_statistics"] = True
-    if recipe.teacher is not None:
-        chosen["teacher"] = _settings(recipe.teacher)
-    settings: dict[str, Any] = json.loads(json.dumps({"labels": recipe.labels, **chosen}))
-    return settings
-
-
-def read_results(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the entries of a results file; none where there is no file.
-
-    Raises
-    ------
-    RunError
-        If it is not a results file of this recipe.
-    """
-    if not path.exists():
-        return []
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        entries: list[dict[str, Any]] = content["seeds"]
-        valid = content["recipe"] == recipe.name and all("test_error" in e and "seed" in e for e in entries)
-        same = content["settings"] == _settings(recipe)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} is not a results file ({error}); move it away, it is left as it is.") from error
-    if not valid:
-        raise RunError(f"{path} is not a results file of {recipe.name}; move it away, it is left as it is.")
-    if not same:
-        raise RunError(f"{path} has results of {recipe.name} with other settings; move it away, it is left as it is.")
-    return entries
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def _commit() -> str:
+def commit_of_code() -> str:
     """The commit of a source checkout (with + where it was changed), else empty."""
     here = Path(__file__).parent
     if not (here.parents[1] / ".git").exists():  # installed: a repository further up would be the user's own
@@ -367,6 +319,12 @@ def describe_machine(ladder: Ladder) -> str:
         return torch.cuda.get_device_name(device)
     threads = cpu_threads(ladder)
     return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _device_name(machine: Machine) -> str:
+    """The GPU's or the processor's name."""
+    device = device_of(machine.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def processor() -> str:

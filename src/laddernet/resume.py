@@ -33,6 +33,9 @@ FORMAT = "laddernet checkpoint 1"
 SHARE = 0.01
 """Of the training's time, at most, that writing its state takes up, where no `minutes` have passed."""
 _TENSOR = "tensor"
+_ORIGINS = "origins"
+_SHORT = 60
+"""Characters of two values, up to which a message shows them."""
 _KEPT = "The training's state is kept; the same command goes on with it."
 
 
@@ -49,6 +52,14 @@ class Checkpoint:
         After so long at the latest it is written in the middle of an epoch; greater than 0.
     processes : Processes
         That train together: the first of them reads and writes, and tells the others.
+    origin : mapping, optional
+        What makes the states, such as the code and the machine; anything that goes to JSON. It is kept with them, and
+        needs not be the same where they are taken up.
+
+    Attributes
+    ----------
+    origins : list
+        Every origin of what was taken up, the first first; empty where nothing was.
 
     Raises
     ------
@@ -56,12 +67,21 @@ class Checkpoint:
         If `minutes` is not above 0.
     """
 
-    def __init__(self, path: str | Path, *, minutes: float = 5.0, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        minutes: float = 5.0,
+        processes: Processes = ALONE,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
         if not minutes > 0:
             raise ValueError(f"minutes must be above 0, got {minutes}.")
         self.path = Path(path)
         self.minutes = minutes
         self.processes = processes
+        self.origin = json.loads(json.dumps(origin))
+        self.origins: list[Any] = []
         self.stop: int | None = None
         self._identity: dict[str, Any] = {}
         self._written = time.monotonic()
@@ -193,13 +213,16 @@ class Checkpoint:
                 damaged.append(str(error))
                 continue
             if different := [name for name in self._identity if found.get(name) != self._identity[name]]:
+                both = [(name, str(found.get(name)), str(self._identity[name])) for name in different]
+                short = "; ".join(f"{name}: {a} there, {b} here" for name, a, b in both if len(a + b) <= _SHORT)
                 raise RunError(
-                    f"{path} is of another run: its {', '.join(different)} differ. Name another file or folder, or "
-                    "remove it."
+                    f"{path} is of another run: its {', '.join(different)} differ{f' ({short})' if short else ''}. "
+                    "Name another file or folder, or remove it."
                 )
             if damaged:
                 self._newest_is_whole = False
                 warnings.warn(f"{damaged[0]} The one before it, {path}, is used.", stacklevel=5)
+            self.origins = list(found.get(_ORIGINS, []))
             return state
         if damaged:
             raise RunError(f"{' '.join(damaged)} Remove what is there, to begin anew.")
@@ -243,12 +266,13 @@ class Checkpoint:
         started = time.monotonic()
         beside = self.path.with_name(f"{self.path.name}.writing")
         try:
-            write(beside, self._identity, state)
+            origins = [*self.origins, *([self.origin] if self.origin not in (None, *self.origins) else [])]
+            write(beside, {**self._identity, _ORIGINS: origins}, state)
             if self._newest_is_whole and self.path.exists():  # else the previous one is all there is
                 self.path.replace(self.previous)
             beside.replace(self.path)
             self._newest_is_whole = True
-            _sync(self.path.parent)
+            sync(self.path.parent)
         except OSError as error:
             beside.unlink(missing_ok=True)
             reason = f"the checkpoint {self.path} could not be written ({error.strerror or error})"
@@ -333,7 +357,7 @@ def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {name: _with_tensors(part, tensors) for name, part in value.items()}
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Have a folder's entries on the disk, where the system lets folders be synced."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -583,6 +583,7 @@ def identity(
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return {
         "configuration": asdict(config),
+        "precision": resolve_precision(config.precision, ladder),
         "network": [[name, *value.shape] for name, value in ladder.state_dict().items()],
         "modules": [type(module).__name__ for module in ladder.modules()],
         "options": {name: getattr(ladder, name) for name in _OPTIONS},

@@ -1,0 +1,37 @@
+"""Benchmarks begin: what they import is there. What they measure is no test."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_can_be_begun(path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)  # some import each other
+    assert runpy.run_path(str(path))["__doc__"]
+
+
+class TestBeyond:
+    beyond = runpy.run_path(str(FOLDER / "beyond.py"))
+
+    def test_a_share_of_the_epochs_is_averaged_whatever_their_number(self):
+        (twenty,), (many,) = (self.beyond["stages_of"]("a quarter averaged", 100, epochs) for epochs in (20, 300))
+        assert (twenty.training["averaged_epochs"], many.training["averaged_epochs"]) == (5, 75)
+        assert "averaged" not in many.training
+
+    def test_lines_are_added_whole_and_each_once(self, tmp_path, full_disk, capsys):
+        chosen = self.beyond["argparse"].Namespace(
+            labels=100, epochs=20, precision="float32", out=tmp_path / "beyond.jsonl"
+        )
+        found = {"errors": [1.5, 1.6], "seconds": 1.0, "machine": "some processor"}
+        self.beyond["write"]("reference", [3, 4], found, chosen)
+        self.beyond["write"]("reference", [4, 5], found, chosen)
+        lines = self.beyond["read"](chosen.out)
+        assert [(line["seed"], line["error"]) for line in lines] == [(3, 1.5), (4, 1.6), (5, 1.6)]
+        before = chosen.out.read_bytes()
+        with pytest.raises(OSError, match="too large"):
+            self.beyond["write"]("cosine", [3], {**found, "errors": [1.0], "machine": "x" * 20_000}, chosen)
+        assert chosen.out.read_bytes() == before
