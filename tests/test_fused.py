@@ -1,5 +1,8 @@
 """The fused kernels against torch's operations and the oracle; `test_ladder` checks the whole on both paths as well."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -280,3 +283,19 @@ def test_a_frozen_weight_stays_as_it_is(precision):
     train(ladder, x, x[:12], torch.arange(12) % 3, config, generator=generator)
     assert torch.equal(sections(ladder)[0].map.weight, before)
     assert sections(ladder)[0].rung.beta.abs().max() > 0
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda ladder: pickle.loads(pickle.dumps(ladder))])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_copy_draws_the_same_noise(copied, fused):
+    generator = torch.Generator().manual_seed(0)
+    ladder = Ladder(mlp([6, 20, 3], generator=generator))
+    x, y = torch.rand(30, 6, generator=generator), torch.arange(30) % 3
+    assert ladder.fuse() or not fused
+    ladder.fused = fused
+    other = copied(ladder)
+    costs = []
+    for made in (ladder, other):
+        made.generator = torch.Generator().manual_seed(1)
+        costs.append(made(x, y, x).total)
+    assert costs[0] == costs[1]

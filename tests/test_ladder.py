@@ -9,7 +9,9 @@ from torch import nn
 import oracle
 from conftest import sections
 from laddernet.combinators import AMLP
+from laddernet.errors import ArgumentError
 from laddernet.ladder import Ladder
+from laddernet.networks import mlp
 from laddernet.noise import masking
 
 RELATIVE = 1e-9
@@ -413,3 +415,47 @@ def test_docstring_examples():
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0
+
+
+class Sequences(nn.Module):
+    """A network with randomness of its own in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(2, 6, num_layers=2, dropout=0.5, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x.transpose(1, 2))[0][:, -1])
+
+
+def test_the_clean_path_is_that_of_evaluation_mode_and_training_goes_on():
+    generator = torch.Generator().manual_seed(0)
+    ladder = Ladder(Sequences(), input_shape=(2, 5), rungs=("head",), generator=generator)
+    x, y = torch.randn(12, 2, 5, generator=generator), torch.arange(12) % 3
+    ladder(x, y, x)
+    trained = [module for module in ladder.modules() if module.training]
+    for answer in (ladder.logits, ladder.predict, lambda x: ladder.hidden(x, 1)):
+        assert torch.equal(answer(x), answer(x))
+    for batch_size in (12, 5):
+        ladder.calibrate(x, batch_size=batch_size)
+        mean = ladder.network.head[1].statistics.mean.clone()
+        ladder.calibrate(x, batch_size=batch_size)
+        assert torch.equal(ladder.network.head[1].statistics.mean, mean)
+    assert [module for module in ladder.modules() if module.training] == trained != []
+    assert ladder.eval().predict(x).equal(ladder.predict(x))
+    assert not any(module.training for module in ladder.modules())
+
+
+@pytest.mark.parametrize("layer", [-1, 3, 1.0, None])
+def test_hidden_wants_a_layer_that_is_there(layer):
+    ladder = Ladder(mlp([4, 3, 2]))
+    with pytest.raises(ArgumentError, match="layer must be (at least 0|at most 2|a layer's number)"):
+        ladder.hidden(torch.rand(5, 4), layer)
+    assert ladder.hidden(torch.rand(5, 4), 2).shape == (5, 2)
+
+
+def test_a_float16_ladder_is_refused():
+    ladder = Ladder(mlp([4, 3, 2])).half()
+    x = torch.rand(6, 4, dtype=torch.float16)
+    with pytest.raises(ValueError, match="use float32, and autocast"):
+        ladder(x, torch.arange(6) % 2, x)

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import oracle
 from laddernet.ladder import Ladder
 from laddernet.losses import TASKS
 from laddernet.networks import mlp
-from laddernet.noise import VirtualAdversarial, gaussian, masking
+from laddernet.noise import Gaussian, VirtualAdversarial, gaussian, is_gaussian, masking
 
 
 def generator(seed=0):
@@ -148,3 +150,9 @@ def test_rows_that_nothing_moves_get_no_change():
 def test_virtual_adversarial_noise_refuses(settings, message):
     with pytest.raises(ValueError, match=message):
         VirtualAdversarial(**settings)
+
+
+def test_gaussian_noise_is_known_by_its_kind():
+    copies = [gaussian, copy.deepcopy(gaussian), pickle.loads(pickle.dumps(gaussian)), Gaussian()]
+    assert all(map(is_gaussian, copies))
+    assert not any(map(is_gaussian, (masking, VirtualAdversarial(), lambda clean, std, generator: clean)))

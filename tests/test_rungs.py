@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from conftest import sections
 from laddernet.ladder import Ladder
@@ -498,3 +499,196 @@ def test_frozen_scales_and_shifts_stay_frozen():
     (rung, _) = rungs_of(nn.Sequential(nn.Linear(2, 3), norm, nn.ReLU(), nn.Linear(3, 2)))
     assert not rung.gamma.requires_grad
     assert not rung.beta.requires_grad
+
+
+class InTrainingAlone(nn.Module):
+    """Dropout that evaluation mode does not call, or not with one tensor by position."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.first, self.drop, self.last = nn.Linear(6, 20), nn.Dropout(0.5), nn.Linear(20, 3)
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        if self.how == "by name":
+            h = self.drop(input=h)
+        elif self.training:
+            h = self.drop(h)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("how", ["by name", "in training"])
+def test_dropout_stays_off_the_clean_stream_however_it_is_called(how):
+    ladder = Ladder(InTrainingAlone(how), noise_std=0.0, denoising_weights=(0, 0, 1), supervised_path="clean")
+    with torch.no_grad():
+        for parameter in ladder.decoder.parameters():
+            parameter.add_(0.3)  # at first the decoder takes no notice of what is noisy
+    x, y = torch.rand(20, 6), torch.arange(20) % 3
+    first, second = (ladder(x, y, x) for _ in range(2))
+    assert first.supervised == second.supervised
+    assert first.denoising[2] != second.denoising[2]  # the noisy stream has it
+    assert type(ladder.encoder.drop) is nn.Dropout
+
+
+class WithTable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.drop, self.last = nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 2)
+        self.table = nn.Parameter(torch.randn(1, 4))
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.drop(self.table))
+
+
+def test_dropout_of_what_has_no_rows_is_refused():
+    ladder = Ladder(WithTable())
+    with pytest.raises(ValueError, match="a Dropout of the encoder gets 1 rows where the batch has 15"):
+        ladder(torch.rand(5, 4), torch.arange(5) % 2, torch.rand(5, 4))
+
+
+def test_dropout_above_the_highest_target_gets_the_streams_that_are_left():
+    encoder = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 2))
+    costs = Ladder(encoder, denoising_weights=(1, 1, 0, 0))(torch.rand(5, 4), torch.arange(5) % 2, torch.rand(7, 4))
+    assert costs.total.isfinite()
+
+
+class OwnBatchNorm(nn.Module):
+    def forward(self, x):
+        return x - (x.mean(dim=0) if self.training else 0.5)
+
+
+class FunctionalBatchNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x):
+        return functional.batch_norm(x, self.mean, self.var, training=self.training)
+
+
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return (self.head(x), x) if self.training else self.head(x)
+
+
+class KeepsAGraph(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.doubled = 2 * self.weight  # as the older weight_norm does
+
+
+class Recomputed(nn.Module):
+    def __init__(self, *, reentrant, norm=False):
+        super().__init__()
+        self.reentrant = reentrant
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4) if norm else nn.Identity(), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.block, x, use_reentrant=self.reentrant))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.block = nn.Conv1d(2, 8, 1), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.block(self.conv(x).transpose(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "message"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), OwnBatchNorm(), nn.Linear(4, 2)), {}, "other rows of its batch in training"),
+        (nn.Sequential(nn.Linear(4, 4), FunctionalBatchNorm(), nn.Linear(4, 2)), {}, "batch in training mode"),
+        (Auxiliary(), {}, "gives tuple in training mode, but logits"),
+        (Recomputed(reentrant=False), {}, "'block.0' of the encoder is run again in the backward pass"),
+        (Recomputed(reentrant=True), {}, "uses torch.utils.checkpoint"),
+        (Recomputed(reentrant=True, norm=True), {}, "uses torch.utils.checkpoint"),
+        (
+            Tokens(),
+            {"input_shape": (2, 5)},
+            r"'block' of the encoder.* gives rows of shape \(5, 8\), its features last",
+        ),
+        (KeepsAGraph(4, 2), {}, "the encoder cannot be copied"),
+    ],
+)
+def test_what_shows_in_training_alone_is_refused_when_the_ladder_is_made(encoder, options, message):
+    with pytest.raises(ValueError, match=message):
+        Ladder(encoder, **options)
+
+
+def test_what_a_network_does_in_training_leaves_it_and_the_random_numbers_alone():
+    encoder = nn.Sequential(nn.Linear(4, 4), nn.RReLU(), nn.Linear(4, 2))
+    before = torch.get_rng_state()
+    Ladder(encoder, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestLargeShifts:
+    """A batch normalisation whose scale is small beside its shift keeps the shift behind the scale."""
+
+    @staticmethod
+    def encoder(scale=(1.0, 1e-6, 0.0, -1e-3, 0.5)):
+        made = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).double()
+        with torch.no_grad():
+            made[1].weight.copy_(torch.tensor(scale))
+            made[1].bias.fill_(0.5)
+        return made.eval()
+
+    def test_it_answers_as_before(self):
+        encoder, x = self.encoder(), torch.randn(8, 3, dtype=torch.float64)
+        ladder = Ladder(encoder)
+        assert ladder.network[1].beta is None
+        torch.testing.assert_close(ladder.logits(x), encoder(x), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ladder.encoder(x), encoder(x), rtol=1e-9, atol=1e-9)
+
+    def test_a_step_moves_it_no_further_than_its_learning_rate(self):
+        torch.manual_seed(0)
+        ladder = Ladder(self.encoder().train(), variant="baseline", noise_std=0.0)
+        optimizer = torch.optim.Adam(ladder.parameters(), lr=0.002)
+        x, y = torch.randn(20, 3, dtype=torch.float64), torch.arange(20) % 2
+        costs = []
+        for _ in range(5):
+            costs.append(float(ladder(x, y).total.detach()))
+            optimizer.zero_grad()
+            ladder(x, y).total.backward()
+            optimizer.step()
+        assert max(costs) < 2 * costs[0]
+        assert (ladder.encoder[1].bias - 0.5).abs().max() < 0.02
+
+    def test_moderate_ones_are_in_units_of_the_scale(self):
+        ladder = Ladder(self.encoder((1.0, 0.06, 2.0, -0.1, 0.5)))
+        assert ladder.network[1].offset is None
+        torch.testing.assert_close(ladder.network[1].beta, 0.5 / ladder.network[1].gamma)
+
+    def test_kernels_do_the_same(self):
+        ladder = Ladder(self.encoder(), noise_std=0.0)
+        x, y = torch.randn(20, 3, dtype=torch.float64), torch.arange(20) % 2
+        found = []
+        for fused in (False, True):
+            assert ladder.fuse() or not fused
+            ladder.fused = fused
+            ladder.zero_grad()
+            costs = ladder(x, y, x)
+            costs.total.backward()
+            found.append([costs.total.detach(), *(parameter.grad.clone() for parameter in ladder.parameters())])
+        for expected, got in zip(*found, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("scale", [(1.0, 1e-6, 0.0, -1e-3, 0.5), (1.0, 0.06, 2.0, -0.1, 0.5)])
+    def test_a_state_goes_to_a_ladder_that_was_made_of_other_weights(self, scale):
+        x = torch.randn(8, 3, dtype=torch.float64)
+        here = Ladder(self.encoder(scale))
+        there = Ladder(self.encoder((1.0, 0.06, 2.0, -0.1, 0.5) if scale[2] == 0 else (1.0, 1e-6, 0.0, -1e-3, 0.5)))
+        there.load_state_dict(here.state_dict())
+        assert torch.equal(there.logits(x), here.logits(x))
+        assert there.state_dict().keys() == here.state_dict().keys()

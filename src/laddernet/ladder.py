@@ -8,7 +8,8 @@ own batch statistics. The equations are restated in docs/algorithm.md.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -22,6 +23,7 @@ from laddernet.arguments import (
     check_kind,
     check_number,
     check_numbers,
+    check_whole,
     shown,
 )
 from laddernet.combinators import COMBINATORS, CombinatorFactory, Gaussian
@@ -31,7 +33,7 @@ from laddernet.fused import Drawn, Kernels, Target, descend, library, normal, pr
 from laddernet.kernels import Library
 from laddernet.losses import TASKS
 from laddernet.mirrors import DecoderLayer, check_names, map_down
-from laddernet.noise import Corruption, gaussian
+from laddernet.noise import Corruption, gaussian, is_gaussian
 from laddernet.normalization import (
     Normalized,
     Statistics,
@@ -39,6 +41,7 @@ from laddernet.normalization import (
     batch_normalize_streams,
     features_last,
     normalize,
+    per_feature,
 )
 from laddernet.rungs import Normalization, Rung, is_torchs_own, place, plain
 
@@ -147,7 +150,8 @@ class Ladder(nn.Module):
     weight_normalization : {"none", "encoder", "all"}
         Whether training projects the incoming weights of each unit or channel back to unit length after every step:
         those of the encoder's linear and convolutional maps, or of the decoder's too (Huang et al. 2017, arXiv
-        1710.02338). What they feed is normalised anyway; what changes is how far a step turns them.
+        1710.02338); not of transposed convolutions, which mirror the others in the decoder. What they feed is
+        normalised anyway; what changes is how far a step turns them.
     generator : torch.Generator, optional
         Source of the decoder's starting weights and of all noise. Must be on the device that the ladder runs on.
 
@@ -341,13 +345,15 @@ class Ladder(nn.Module):
                 clean.extend([last] if len(sizes) == 3 else [])
             if drops_clean and layer == self._highest_target and len(sizes) == 3:  # no cost needs it above
                 del sizes[2]
+                self._visitor.rows = sum(sizes)
                 h = h[: sum(sizes)]
             return h
 
         noisy = slice(0 if noisy_supervision else sizes[0], sum(sizes[:2]))
         stacked = torch.cat(streams) if self._is_torchs_own else torch.cat(streams).contiguous()
         stack = Stack(tuple(map(self._share, range(len(streams)), streams))[0 if noisy_supervision else 1 : 2])
-        with self._visitor.visiting(climb, noisy=noisy, stack=stack, generator=self.generator):
+        rows = sum(sizes)
+        with self._visitor.visiting(climb, rows=rows, noisy=noisy, stack=stack, generator=self.generator):
             logits = torch.split(self.network(stacked), sizes)
         return _Encoded(logits[0], logits[1] if self.decoder else None, z_noisy, clean)
 
@@ -408,7 +414,7 @@ class Ladder(nn.Module):
         seed: Tensor | None = None,
     ) -> Tensor:
         std, share = self.noise_std[layer], self._share(stream, clean)
-        if kernels is None or std == 0 or self.corruption is not gaussian or clean.dtype != torch.float32:
+        if kernels is None or std == 0 or not is_gaussian(self.corruption) or clean.dtype != torch.float32:
             corrupted = clean
             if std > 0:
                 corrupted = share.of(self.corruption(share.among_all(clean), std, self.generator))
@@ -435,7 +441,7 @@ class Ladder(nn.Module):
         """Corrupt the noisy streams of a rung, in the list."""
         noisy = [*([0] if self.supervised_path == "noisy" else []), *([1] if self.decoder else [])]
         std, is_float32 = self.noise_std[layer], z[0].dtype == torch.float32
-        if kernels is None or self.corruption is not gaussian or not is_float32 or std == 0 or not noisy:
+        if kernels is None or not is_gaussian(self.corruption) or not is_float32 or std == 0 or not noisy:
             for stream in noisy:
                 z[stream] = self._corrupt(z[stream], layer, stream, changes)
             return
@@ -576,7 +582,7 @@ class Ladder(nn.Module):
         """Whether all noise of a step comes from one seed, which kernels draw it from."""
         kernels = self._kernels(self._like, drawing=True)
         in_kernels = kernels is not None and not isinstance(kernels, Library)
-        return in_kernels and self.corruption is gaussian and self._like.dtype == torch.float32
+        return in_kernels and is_gaussian(self.corruption) and self._like.dtype == torch.float32
 
     def _kernels(self, like: Tensor, *, drawing: bool = False) -> Kernels | None:
         """The kernels, if they are to be used: of several processes for `drawing` noise alone."""
@@ -594,7 +600,7 @@ class Ladder(nn.Module):
         seed: Tensor | None,
         changes: _Changes,
     ) -> tuple[Tensor, list[Tensor], Normalized]:
-        slope = slope_of(norm.activation)
+        slope = slope_of(norm.activation) if norm.offset is None else None
         shape = z_pre.shape[1:]
         is_compared = layer is not None and self.denoising_weights[layer] > 0
         h, z, last = rise(
@@ -610,6 +616,8 @@ class Ladder(nn.Module):
             running_weight=running_weight,
             dtype=self._like.dtype if layer == len(self._rungs) else z_pre.dtype,
         )
+        if norm.offset is not None:
+            h = h + per_feature(norm.offset, h)
         h = norm.activation(h) if slope is None else h
         return h if self._is_torchs_own else h.contiguous(), z, last  # a forward may have its views of h
 
@@ -625,7 +633,7 @@ class Ladder(nn.Module):
         """Noise for each stream, in tensors of their own, None for a clean one; or how the kernels shall draw it."""
         std, dtype = self.noise_std[layer], self._like.dtype
         noisy = [std > 0 and is_noisy for is_noisy in (self.supervised_path == "noisy", True, False)[: len(sizes)]]
-        if self.corruption is not gaussian or dtype != torch.float32:
+        if not is_gaussian(self.corruption) or dtype != torch.float32:
             draw = self.corruption.draw  # type: ignore[attr-defined]
             noise = [
                 draw(self._like.new_empty(rows, *shape, dtype=dtype), std, self.generator) if is_noisy else None
@@ -649,15 +657,22 @@ class Ladder(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Outputs of the clean path before their activation, of shape (rows, outputs); differentiable."""
         self._check_rows("x", x, at_least=0)
-        logits: Tensor = self.network(x)
+        with _evaluating(self):
+            logits: Tensor = self.network(x)
         return logits
 
     def hidden(self, x: Tensor, layer: int) -> Tensor:
         """Values h that a layer's rung gives on the clean path, of shape (rows, *shape of the layer); 0 is `x` itself.
 
         They are after the activation where that is a module that follows in an `nn.Sequential`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
         """
         self._check_rows("x", x, at_least=0)
+        check_whole("layer", layer, 0, f"a layer's number, at most {len(self._rungs)}", most=len(self._rungs))
         return x if layer == 0 else self._run_until(x, self._rungs[layer - 1], lambda norm, z_pre: norm.clean(z_pre))
 
     def _run_until(self, x: Tensor, last: Normalization, value: Callable[[Normalization, Tensor], Tensor]) -> Tensor:
@@ -669,7 +684,7 @@ class Ladder(nn.Module):
             return norm.clean(z_pre)
 
         try:
-            with self._visitor.visiting(visit):
+            with self._visitor.visiting(visit), _evaluating(self):
                 self.network(x)
         except _Reached as reached:
             return reached.value
@@ -731,16 +746,17 @@ class Ladder(nn.Module):
             z.extend([normalized] if isinstance(norm, Rung) else [])
             return norm.activate(normalized)
 
-        with self._visitor.visiting(climb):
-            down = TASKS[self.task].activate(self.network(x))
-        for layer, decoder in self._decoder_layers():
-            u = z[layer]
-            if decoder.needs_above:
-                u_pre: Tensor = down if decoder.map is None else decoder.map(down)
-                see(decoder, u_pre)
-                u = decoder.statistics.normalize(u_pre)
-            down = decoder.combinator(z[layer], u)
-        return down
+        with _evaluating(self):
+            with self._visitor.visiting(climb):
+                down = TASKS[self.task].activate(self.network(x))
+            for layer, decoder in self._decoder_layers():
+                u = z[layer]
+                if decoder.needs_above:
+                    u_pre: Tensor = down if decoder.map is None else decoder.map(down)
+                    see(decoder, u_pre)
+                    u = decoder.statistics.normalize(u_pre)
+                down = decoder.combinator(z[layer], u)
+            return down
 
     def _come_down_to(self, last: DecoderLayer, x: Tensor) -> Tensor:
         """Run the clean path and the decoder, for what comes to the normalisation of one of its layers."""
@@ -808,7 +824,7 @@ class Ladder(nn.Module):
             measure(norm, z_pre)
             return norm.clean(z_pre)
 
-        with self._visitor.visiting(climb):
+        with self._visitor.visiting(climb), _evaluating(self):
             self.network(x.to(device))
         if self.decoder:
             self._reconstruct(sample.to(device), measure)
@@ -868,8 +884,23 @@ class Ladder(nn.Module):
             raise ValueError(f"{name} must have shape (rows, {wanted}), got {tuple(x.shape)}.")
         if x.dtype != self._like.dtype:
             raise ValueError(f"{name} must be {self._like.dtype} as the ladder is, got {x.dtype}.")
+        if x.dtype == torch.float16:
+            raise ValueError("a float16 ladder has no room for what is added to variances: use float32, and autocast.")
         if len(x) < at_least:
             raise ValueError(f"{name} has {len(x)} rows; batch statistics need at least {at_least}.")
+
+
+@contextmanager
+def _evaluating(ladder: nn.Module) -> Iterator[None]:
+    """Have a ladder in evaluation mode while the context lasts: the clean path has no noise of its own making."""
+    training = [module for module in ladder.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()

@@ -46,6 +46,11 @@ class Gaussian:
 gaussian = Gaussian()
 
 
+def is_gaussian(corruption: Corruption) -> bool:
+    """Return whether a corruption is Gaussian noise alone, which kernels can draw: `gaussian` or a copy of it."""
+    return type(corruption) is Gaussian
+
+
 class VirtualAdversarial(Gaussian):
     """Gaussian noise and, in the same layers, a small change in the direction that moves a row's answer most.
 

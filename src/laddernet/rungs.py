@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ HOMOGENEOUS = (
 """Modules with ``f(c x) = c f(x)`` for c > 0: a scale before them is redundant with what follows."""
 
 POOLS = HOMOGENEOUS[7:]
+_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+LARGEST_SHIFT = 10.0
+"""Of a batch normalisation, over its scale, up to which it is learned in the scale's units."""
 _OUTPUT_NODES = ("SoftmaxBackward", "LogSoftmaxBackward", "SigmoidBackward", "LogSigmoidBackward", "ReluBackward")
 _OUTPUTS = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin, nn.Sigmoid, nn.LogSigmoid)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -49,6 +52,8 @@ class Visitor:
     ----------
     visit : callable or None
         ``(normalization, z_pre) -> h``. Without one, stored statistics normalise.
+    rows : int
+        Of all streams.
     noisy : slice
         The rows that are of noisy streams; dropout takes place in these alone.
     stack : Stack
@@ -59,6 +64,7 @@ class Visitor:
 
     def __init__(self) -> None:
         self.visit: Callable[[Normalization, Tensor], Tensor] | None = None
+        self.rows = 0
         self.noisy = slice(0, 0)
         self.stack = Stack()
         self.generator: torch.Generator | None = None
@@ -68,16 +74,17 @@ class Visitor:
         self,
         visit: "Callable[[Normalization, Tensor], Tensor]",
         *,
+        rows: int = 0,
         noisy: slice = slice(0, 0),
         stack: Stack = Stack(),  # noqa: B008 - it does not change
         generator: torch.Generator | None = None,
     ) -> Iterator[None]:
         """Have every normalisation answer by `visit` while the context lasts."""
-        self.visit, self.noisy, self.stack, self.generator = visit, noisy, stack, generator
+        self.visit, self.rows, self.noisy, self.stack, self.generator = visit, rows, noisy, stack, generator
         try:
             yield
         finally:
-            self.visit, self.noisy, self.stack, self.generator = None, slice(0, 0), Stack(), None
+            self.visit, self.rows, self.noisy, self.stack, self.generator = None, 0, slice(0, 0), Stack(), None
 
 
 class Normalization(nn.Module):
@@ -92,6 +99,11 @@ class Normalization(nn.Module):
     visitor : Visitor
     shift, scale : bool
         Whether beta and gamma are learned. gamma is redundant before a positively homogeneous activation.
+
+    Attributes
+    ----------
+    offset : Parameter of shape (features,), or None
+        A shift after the scale, in the place of beta, where `keep` found one that is large beside the scale.
     """
 
     def __init__(
@@ -104,6 +116,7 @@ class Normalization(nn.Module):
         self.visitor = visitor
         self.beta = nn.Parameter(torch.zeros(features)) if shift else None
         self.gamma = nn.Parameter(torch.ones(features)) if scale else None
+        self.offset: nn.Parameter | None = None
         self.statistics = Statistics(features)
         self.activation: nn.Module = nn.Identity()
 
@@ -112,11 +125,13 @@ class Normalization(nn.Module):
         return self.clean(z_pre) if self.visitor.visit is None else self.visitor.visit(self, z_pre)
 
     def activate(self, z: Tensor) -> Tensor:
-        """``activation(gamma * (z + beta))``."""
+        """``activation(gamma * (z + beta))``, or ``activation(gamma * z + offset)``."""
         if self.beta is not None:
             z = z + per_feature(self.beta, z)
         if self.gamma is not None:
             z = per_feature(self.gamma, z) * z
+        if self.offset is not None:
+            z = z + per_feature(self.offset, z)
         h: Tensor = self.activation(z)
         return h
 
@@ -130,6 +145,8 @@ class Normalization(nn.Module):
         shift = torch.zeros_like(scale) if self.beta is None else self.beta
         if self.gamma is not None:
             scale, shift = self.gamma * scale, self.gamma * shift
+        if self.offset is not None:
+            shift = shift + self.offset
         centred = z_pre - per_feature(self.statistics.mean, z_pre)
         answer: Tensor = self.activation(torch.addcmul(per_feature(shift, z_pre), centred, per_feature(scale, z_pre)))
         return answer
@@ -142,7 +159,10 @@ class Normalization(nn.Module):
         with torch.no_grad():
             gamma = torch.ones_like(like) if self.gamma is None else self.gamma
             norm.weight.copy_(gamma)
-            norm.bias.copy_(torch.zeros_like(like) if self.beta is None else gamma * self.beta)
+            if self.beta is not None:
+                norm.bias.copy_(gamma * self.beta)
+            if self.offset is not None:
+                norm.bias.add_(self.offset)
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean.copy_(self.statistics.mean)
@@ -150,17 +170,34 @@ class Normalization(nn.Module):
         return norm
 
     def keep(self, norm: _BatchNorm) -> None:
-        """Take over what a batch normalisation has learned: scale, shift (in units of the scale), statistics."""
+        """Take over what a batch normalisation has learned: scale, shift (in units of the scale), statistics.
+
+        In such units a shift beside which the scale is small is huge, and moves by as much with each step of the
+        scale's. Where there is one, it stays as it is, after the scale.
+        """
         with torch.no_grad():
             if norm.affine:
+                if self.gamma is not None and self.beta is not None:
+                    is_large = bool((norm.bias.abs() > LARGEST_SHIFT * norm.weight.abs()).any())
+                    self.offset, self.beta = (self.beta, None) if is_large else (None, self.beta)
                 scale = torch.where(norm.weight == 0, torch.finfo(norm.weight.dtype).tiny ** 0.5, norm.weight)
                 if self.gamma is not None:
                     self.gamma.copy_(scale).requires_grad_(norm.weight.requires_grad)
                 if self.beta is not None:
                     self.beta.copy_(norm.bias / scale).requires_grad_(norm.bias.requires_grad)
+                if self.offset is not None:
+                    self.offset.copy_(norm.bias).requires_grad_(norm.bias.requires_grad)
             if norm.running_mean is not None and norm.running_var is not None:
                 self.statistics.mean.copy_(norm.running_mean)
                 self.statistics.var.copy_(norm.running_var + norm.eps - EPSILON)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Shift where the state does: before the scale or after it."""
+        if f"{prefix}offset" in state_dict and self.beta is not None:
+            self.offset, self.beta = self.beta, None
+        elif f"{prefix}beta" in state_dict and self.offset is not None:
+            self.beta, self.offset = self.offset, None
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class Rung(Normalization):
@@ -190,11 +227,22 @@ class Dropout(nn.Module):
         self.original = original
         self.visitor = visitor
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Set a share of the values, or of the channels, to 0 and scale the others up."""
-        share, rows = self.original.p, self.visitor.noisy
+    def forward(self, input: Tensor) -> Tensor:  # named as torch's own
+        """Set a share of the values, or of the channels, to 0 and scale the others up.
+
+        Raises
+        ------
+        ValueError
+            If it comes to something else than all streams' rows, of which no part is the noisy ones.
+        """
+        h, share, rows = input, self.original.p, self.visitor.noisy
         if not self.training or rows.stop == rows.start or share == 0:
             return h
+        if len(h) != self.visitor.rows:
+            raise ValueError(
+                f"a {type(self.original).__name__} of the encoder gets {len(h)} rows where the batch has "
+                f"{self.visitor.rows}: the noisy streams cannot be told apart there. Use it on a batch's values alone."
+            )
         noisy = h[rows]
         whole_channels = not isinstance(self.original, nn.Dropout)
         like, drawn = noisy.detach(), self.visitor.stack.whole
@@ -293,7 +341,11 @@ def place(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence
         shape = _input_shape(encoder)
     else:
         shape = check_sizes("input_shape", input_shape, "the shape of a row in whole numbers, such as (1, 28, 28)")
-    network = copy.deepcopy(encoder)
+    try:
+        network = copy.deepcopy(encoder)
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the encoder cannot be copied ({reason:.200}): give one that copy.deepcopy can.") from error
     modes = [(module, module.training) for module in network.modules()]
     for name, module in network.named_modules():
         _check_module(name, module)
@@ -311,6 +363,7 @@ def place(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence
         places = _default_places(trace) if rungs is None else _named_places(trace, rungs)
         placed = _Surgery(network, trace, places).operate()
         _rehearse(trace, placed.network.eval())
+        _rehearse_training(trace, placed.network)
     placed.network.train(encoder.training)
     for module, training in modes:
         module.training = training
@@ -340,6 +393,44 @@ def _rehearse(trace: Trace, network: nn.Module) -> None:
                 f"the encoder answers otherwise {what}: its forward does more with the modules that rungs go to than "
                 "to call each once. Name other rungs."
             )
+
+
+def _rehearse_training(trace: Trace, network: nn.Module) -> None:
+    """Check that the network with rungs mixes no rows in training either, and runs each module in its forward alone."""
+    network = copy.deepcopy(network).train()  # whose buffers may change
+    visitor = next(module.visitor for module in network.modules() if isinstance(module, Normalization))
+    visits: list[str] = []
+
+    def visit(norm: Normalization, z_pre: Tensor) -> Tensor:
+        visits.append(norm.name)
+        return norm.clean(z_pre)
+
+    rows = trace.rows.clone().requires_grad_()
+    devices = [rows.device] if rows.is_cuda else []
+    with torch.random.fork_rng(devices), torch.enable_grad(), visitor.visiting(visit, rows=PROBES):
+        try:
+            answer = network(rows)
+        except (RuntimeError, AttributeError, TypeError, IndexError, ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the encoder cannot be run in training mode ({reason:.200}).") from error
+        if not isinstance(answer, Tensor) or answer.shape != trace.output.shape:
+            found = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+            raise ValueError(
+                f"the encoder gives {found} in training mode, but logits of shape {tuple(trace.output.shape)} in "
+                "evaluation mode: it must give the logits alone in both."
+            )
+        forward = len(visits)
+        (gradient,) = torch.autograd.grad(answer[0].sum(), rows)
+    if len(visits) > forward:
+        raise ValueError(
+            f"module {visits[forward]!r} of the encoder is run again in the backward pass, as by "
+            "torch.utils.checkpoint, where the ladder's streams are gone: take that out."
+        )
+    if bool(gradient[1:].count_nonzero()):
+        raise ValueError(
+            "the encoder's answer for a row depends on the other rows of its batch in training mode: it normalises by "
+            "statistics of its own making. Use torch's BatchNorm modules, which become the ladder's."
+        )
 
 
 def count_rungs(encoder: nn.Module, rungs: Sequence[str] | None, input_shape: Sequence[int] | None) -> int:
@@ -477,9 +568,10 @@ class _Surgery:
         self._check_all_seen()
         moves = is_torchs_own(self._network)
         for call in self._trace.calls:
-            if isinstance(call.module, _DropoutNd) and not isinstance(self._now(call.module), Dropout):
+            if isinstance(call.module, _DropoutNd):
                 self._check_rows(call)
-                self._replace(call.module, Dropout(call.module, self._visitor))
+        for module in [module for module in self._network.modules() if isinstance(module, _DropoutNd)]:
+            self._replace(module, Dropout(module, self._visitor))  # a forward may call it in training alone
         for call in self._trace.calls:
             if id(call) in by_call:
                 made[id(call)] = self._put_rung(by_call[id(call)])
@@ -509,6 +601,12 @@ class _Surgery:
                 f"{_named(found.call.name, module)} gives rows of shape {shape}, its features last, but a rung wants "
                 "(features,) or (channels, *positions). Name other rungs, or transpose the values before them."
             )
+        if not found.is_norm and len(shape) > 1 and self._ends_features_last(found.call):
+            raise ValueError(
+                f"{_named(found.call.name, module)} gives rows of shape {shape}, its features last, as what is inside "
+                "it does, but a rung wants (channels, *positions). Name other rungs, or transpose the values before "
+                "them."
+            )
         if not 1 <= len(shape) <= len(_BATCH_NORMS):
             raise ValueError(f"{_named(found.call.name, module)} gives rows of shape {shape}, which no rung can take.")
         norm = module if isinstance(module, _BatchNorm) and found.is_norm else None
@@ -527,6 +625,15 @@ class _Surgery:
             self._drop_bias_before(found.call, rung)
             self._replace(norm, rung)
         return rung
+
+    def _ends_features_last(self, block: Call) -> bool:
+        """Whether the last map or normalisation inside a block goes by the last dimension."""
+        inside = [
+            call.module for call in self._trace.calls
+            if call.name.startswith(f"{block.name}.") and call.shape_out == block.shape_out
+            and isinstance(call.module, (*MAPS, *_NORMS))
+        ]  # fmt: skip
+        return bool(inside) and isinstance(inside[-1], (nn.Linear, nn.LayerNorm))
 
     def _put_normalization(self, call: Call) -> Normalization:
         norm = call.module

@@ -105,12 +105,17 @@ class Trace:
             x = start.clone()
             origin = x.grad_fn
             output = self._run(network, x)
-            self._check_output(network, start.detach(), output)
-        assert isinstance(output, Tensor)
+        self._check_output(start, output)
         self.rows, self.output = start.detach(), output.detach()
         self._order = _between(origin, output.grad_fn)
         if not self._order:
             raise ValueError("no gradient reaches the encoder's input: its output does not depend on it.")
+        if any(node.name().startswith("CheckpointFunction") for node in self._order):
+            raise ValueError(
+                "the encoder uses torch.utils.checkpoint, which hides what is inside it and runs it again in the "
+                "backward pass, where the ladder's streams are gone: take it out."
+            )
+        self._check_alone(network)
         self._known = set(self._order)
         self.trunk = _trunk(self._order)
         self._place = {node: place for place, node in enumerate(self.trunk)}
@@ -140,15 +145,16 @@ class Trace:
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
             where = " ".join(str(error).split())
             raise ValueError(
-                f"the encoder cannot take rows of shape {tuple(x.shape[1:])}: {where:.200}. Give the shape of one row "
-                "as input_shape, such as (1, 28, 28)."
+                f"the encoder cannot take rows of shape {tuple(x.shape[1:])}, one tensor of {x.dtype}: {where:.200}. "
+                "Give the shape of one row as input_shape, such as (1, 28, 28); what takes something else needs "
+                "a module around it that makes it of such rows."
             ) from error
         finally:
             for handle in handles:
                 handle.remove()
 
     @staticmethod
-    def _check_output(network: nn.Module, x: Tensor, output: Any) -> None:
+    def _check_output(x: Tensor, output: Any) -> None:
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(x):
             found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
@@ -157,9 +163,12 @@ class Trace:
             )
         if output.grad_fn is None:
             raise ValueError("no gradient reaches the encoder's input: its output does not depend on it.")
-        with torch.no_grad():
-            alone = network(x[:1].clone())
-        tolerance = 1e-3 * (1 + float(output.detach().abs().max()))
+
+    def _check_alone(self, network: nn.Module) -> None:
+        output = self.output
+        with torch.inference_mode(False), torch.no_grad():
+            alone = network(self.rows[:1].clone())
+        tolerance = 1e-3 * (1 + float(output.abs().max()))
         if output.isfinite().all() and not torch.allclose(alone, output[:1], rtol=1e-3, atol=tolerance):
             raise ValueError("the encoder's answer for a row depends on the other rows of its batch.")
 

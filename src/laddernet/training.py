@@ -18,7 +18,7 @@ from laddernet.distributed import ALONE, Processes
 from laddernet.kernels import load
 from laddernet.ladder import Costs, Ladder, project
 from laddernet.loop import Callback, EpochRecord, Keeper, Loop, TrainingStopped
-from laddernet.noise import Corruption, VirtualAdversarial, gaussian, masking
+from laddernet.noise import Corruption, VirtualAdversarial, is_gaussian, masking
 from laddernet.optimizer import Adam
 from laddernet.products import low_precision_weights
 from laddernet.rows import ScaledRows
@@ -487,7 +487,8 @@ def uses_cuda_graph(device: torch.device, config: TrainingConfig, steps: int, co
     ``kernels="compiled"`` says that they can be.
     """
     wanted = config.kernels == "compiled" or (config.kernels == "auto" and steps >= GRAPHED_STEPS)
-    known = corruption in (gaussian, masking) or type(corruption) is VirtualAdversarial or config.kernels == "compiled"
+    ours = is_gaussian(corruption) or corruption is masking or type(corruption) is VirtualAdversarial
+    known = ours or config.kernels == "compiled"
     return device.type == "cuda" and wanted and known
 
 
