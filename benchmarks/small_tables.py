@@ -144,6 +144,11 @@ def run_all(trials: list[Trial], out: Path, *, validation: bool, settings: dict[
     same = [entry for entry in read(out) if entry.get("settings", {}) == settings]
     done = {Trial(**{name: entry[name] for name in Trial.__annotations__}) for entry in same}
     todo = [trial for trial in trials if trial not in done]
+    if len(todo) < len(trials):
+        print(
+            f"{len(trials) - len(todo)} of {len(trials)} are in {out} already; another --out runs them again",
+            flush=True,
+        )
     with ProcessPoolExecutor(workers) as pool:
         futures = [pool.submit(run, trial, validation, settings) for trial in todo]
         for number, future in enumerate(as_completed(futures), start=1):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from typer.testing import CliRunner
 
 from laddernet import Ladder, LadderClassifier, LaddernetError, LadderRegressor
@@ -523,3 +524,10 @@ def test_a_settings_file_is_refused_before_the_table_is_read(tmp_path: Path) -> 
     chosen = written(tmp_path / "settings.json", json.dumps({"learning_rate": "1e-3"}))
     said = failure("train", "nowhere.csv", "--settings", str(chosen), "--out", str(tmp_path / "run"))
     assert f"{chosen}: learning_rate must be a number, got '1e-3'" in said
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_numbers_beyond_float32_are_refused(sparse: bool) -> None:
+    rows = csr_array(X * 1e300) if sparse else X * 1e300
+    with pytest.raises(ValueError, match=r"X holds a number beyond 3.4e\+38"):
+        LadderClassifier(max_epochs=1).fit(rows, Y)

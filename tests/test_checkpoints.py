@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 
 from laddernet import LadderClassifier, LadderRegressor, RunError
 from laddernet.checkpoints import load_run, save_run
@@ -377,3 +379,39 @@ def test_a_damaged_preparation_is_refused_with_a_reason(table_run, damage):
         load_run(table_run)
     assert str(table_run) in str(caught.value)
     assert "preparation" in str(caught.value)
+
+
+def test_a_model_is_kept_by_its_folders_name_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    model = fitted()
+    for name in ("run", "empty"):
+        save_run(name, model)
+        found = load_run(name)
+        np.testing.assert_array_equal(found.model.predict_proba(X), model.predict_proba(X))
+        assert (found.training, found.metrics, found.preparation) == ({}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (LadderClassifier(), NotFittedError, "not fitted yet"),
+        (
+            make_pipeline(LadderClassifier()),
+            TypeError,
+            "model must be a LadderClassifier or a LadderRegressor .*pipeline",
+        ),
+        (None, TypeError, "model must be a LadderClassifier"),
+    ],
+)
+def test_what_is_no_fitted_model_is_not_kept(tmp_path, model, error, message):
+    with pytest.raises(error, match=message):
+        save_run(tmp_path / "run", model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_a_runs_place_is_not_said_to_be_overwritable(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="exists already, and is not a run folder. Name another with --out") as error:
+        check_free(tmp_path / "run", overwrite=False)
+    assert "--overwrite" not in str(error.value)

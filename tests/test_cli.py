@@ -161,7 +161,8 @@ def test_reproduce_appends_and_resumes(tmp_path):
     first = call(*arguments, "--seeds", "1")
     assert "digits-50-baseline, seed 1: test error" in first.stdout
     second = call(*arguments, "--seeds", "0-1")
-    assert "digits-50-baseline, seed 1: has been run already" in second.stdout
+    told = "seed 1: has been run already, and is in results/digits-50-baseline.json; another --out runs it again"
+    assert f"digits-50-baseline, {told}" in second.stdout
     assert "n = 2" in second.stdout
     entries = json.loads((tmp_path / "results/digits-50-baseline.json").read_text())["seeds"]
     assert [entry["seed"] for entry in entries] == [0, 1]
@@ -172,7 +173,11 @@ def test_reproduce_sums_up_a_teachers_row_beside_its_students(tmp_path):
     for name in ("mnist-100-student", "mnist-100"):
         (tmp_path / f"{name}.json").write_bytes((kept / f"{name}.json").read_bytes())
         shown = call("reproduce", "mnist-100-student", "--seeds", "0-1", "--out", ".").stdout.splitlines()
-        assert shown[:2] == [f"mnist-100-student, seed {seed}: has been run already" for seed in (0, 1)]
+        assert shown[:2] == [
+            f"mnist-100-student, seed {seed}: has been run already, and is in mnist-100-student.json; another --out "
+            "runs it again"
+            for seed in (0, 1)
+        ]
         assert [line.split(":")[0] for line in shown[2:]] == ["mnist-100", "mnist-100-student"][-len(shown[2:]) :]
     assert len(shown) == 4
 
@@ -746,3 +751,11 @@ def test_warnings_for_developers_stay_as_they_are():
 
     assert _format_warning(UserWarning("two\nlines"), UserWarning, "file.py", 3) == "laddernet: two lines\n"
     assert _format_warning("old", DeprecationWarning, "file.py", 3).startswith("file.py:3: DeprecationWarning: old\n")
+
+
+def test_results_that_cannot_be_written_anywhere_are_told(tmp_path):
+    (tmp_path / "taken").write_text("")
+    result = RUNNER.invoke(app, ["reproduce", "digits-50-baseline", "--out", "taken/results"])
+    assert result.exit_code == 1
+    assert "no results can be written to taken/results" in result.stderr
+    assert "Name another folder (--out)" in result.stderr

@@ -393,6 +393,9 @@ class TestCommands:
         truth = answers["file"].str.split("/").str[0]
         known = truth != "unlabeled"
         error = 100 * (answers["prediction"] != truth)[known].mean()
+        refused = call("predict", run, out, "--out", tmp_path / "again.csv")
+        assert "was trained on a folder of images, but" in refused.stderr
+        assert refused.exit_code == 1
         evaluated = call("evaluate", run, folder, "--json")
         assert "was trained on a folder of this name" in evaluated.stderr
         assert json.loads(evaluated.stdout.splitlines()[-1])["test_error"] == pytest.approx(error)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -79,3 +82,9 @@ def test_shapes_that_are_no_images_are_refused(make, shape):
 def test_the_smallest_images_pass(make, side):
     network = make((1, side, side), 3)
     assert network(torch.zeros(2, 1, side, side)).shape == (2, 3)
+
+
+def test_submodules_are_there_without_being_imported():
+    code = "import laddernet as l; l.networks.conv_small; print(hasattr(l, 'nothing'), l.noise.__name__)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["False", "laddernet.noise"]

@@ -271,6 +271,20 @@ def test_a_few_words_among_numbers_are_pointed_out():
         Preparation.fit(pd.DataFrame({"n": others}))  # a warning would be an error
 
 
+@pytest.mark.parametrize(
+    "form", ["{},{:02d}", "${},{:03d}.00", "{}.{} kg", "{}.{} %", "{}.{}%", "{} {:03d}", "-{}.{}°"]
+)
+def test_numbers_with_more_to_them_are_pointed_out(form):
+    cells = [form.format(n + 1, n) for n in range(100)]
+    with pytest.warns(UserWarning, match="'n' is taken for text, as 100 of 100 cells hold more than a number, such as"):
+        assert Preparation.fit(pd.DataFrame({"n": cells})).text_columns == ["n"]
+
+
+@pytest.mark.parametrize("form", ["1.{}.{}", "10.0.{}.{}", "{} High Street {}", "A{}-{}", "0{} {}", "{}x{}"])
+def test_what_only_begins_like_a_number_is_text_without_a_word(form):
+    Preparation.fit(pd.DataFrame({"n": [form.format(n + 1, n) for n in range(100)]}))  # a warning would be an error
+
+
 def test_columns_of_text_are_named_for_the_reader(preparation):
     assert set(preparation.text_columns) == {"color", "street", "kind"}
 

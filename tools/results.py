@@ -30,14 +30,14 @@ FEWEST = 3
 INTRODUCTION = """\
 # Results
 
-Test errors in percent of every recipe that was run, made by `make results` from the files in
-[results](../results), which have each seed's precision, commit, versions, machine and seconds. A seed chooses the
-labelled rows, the starting weights, the batches and the noise. The standard deviation is that of the seeds (n - 1), the
-interval is Student's for their mean, cut at 0. The paper's figures are its mean ± standard deviation; a star marks
-those not confirmed against the paper itself. *At most* is the paper's mean plus twice its standard deviation over the
-root of our n: where our mean of three seeds or more is no larger, the row holds. Past the paper it is what our mean
-shall be below: for 20, 50 and 100 labels the lowest published, of a Ladder with projected weights (Huang et al. 2017),
-for 1000 and all a little less than the paper's own.
+Test errors in percent of every recipe that was run, made by `make results` from the files in [results](../results) (the
+commands go on with these; `--out again` begins anew), which have each seed's precision, commit, versions, machine and
+seconds. A seed chooses the labelled rows, the starting weights, the batches and the noise. The standard deviation is
+that of the seeds (n - 1), the interval is Student's for their mean, cut at 0. The paper's figures are its mean ±
+standard deviation; a star marks those not confirmed against the paper itself. *At most* is the paper's mean plus twice
+its standard deviation over the root of our n: where our mean of three seeds or more is no larger, the row holds. Past
+the paper it is what our mean shall be below: for 20, 50 and 100 labels the lowest published, of a Ladder with projected
+weights (Huang et al. 2017), for 1000 and all a little less than the paper's own.
 
 `mnist-*-best` are the paper's settings with five hidden layers of 1000 units instead of 1000, 500, 250, 250 and 250. In
 20 epochs that has the lowest error on kept-out images (below) with 100 and 1000 labels, and in 150 epochs with 100

@@ -5,6 +5,7 @@ Names are loaded when they are first used, so that the command line can answer w
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -43,6 +44,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"laddernet.{_HOMES[name]}"), name)
+    if not name.startswith("_") and find_spec(f"laddernet.{name}") is not None:
+        return import_module(f"laddernet.{name}")
     raise AttributeError(f"module 'laddernet' has no attribute {name!r}")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from sklearn.utils.validation import check_is_fitted
 
 from laddernet import __version__, networks
-from laddernet.arguments import check_sizes, shown
+from laddernet.arguments import check_kind, check_sizes, shown
 from laddernet.errors import RunError
 from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.estimators.settings import Module
@@ -92,11 +94,11 @@ class Run:
 
 
 def save_run(
-    folder: Path,
+    folder: str | Path,
     model: LadderClassifier | LadderRegressor,
     *,
-    training: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    training: Mapping[str, Any] = MappingProxyType({}),
+    metrics: Mapping[str, Any] = MappingProxyType({}),
     preparation: "Preparation | None" = None,
     overwrite: bool = False,
 ) -> None:
@@ -104,14 +106,14 @@ def save_run(
 
     Parameters
     ----------
-    folder : Path
-        Must not exist, unless `overwrite`; parents are made.
+    folder : str or Path
+        Must not exist, or be empty, unless `overwrite`; parents are made.
     model : LadderClassifier or LadderRegressor
         Fitted.
     training : mapping
-        What it was trained on: anything that goes to JSON.
+        What it was trained on: anything that goes to JSON. Nothing by default.
     metrics : mapping
-        What was measured.
+        What was measured. Nothing by default.
     preparation : Preparation, optional
         What turned a table's rows into the model's.
     overwrite : bool
@@ -121,9 +123,21 @@ def save_run(
     ------
     RunError
         If `folder` is taken.
+    TypeError
+        If the model is something else, such as a pipeline.
+    NotFittedError
+        If it is not fitted.
     OSError
         If it cannot be written; what was there stays.
     """
+    folder = Path(folder)
+    check_kind(
+        "model",
+        model,
+        (LadderClassifier, LadderRegressor),
+        "a LadderClassifier or a LadderRegressor (of a pipeline, its last step)",
+    )
+    check_is_fitted(model)
     with writing(folder, overwrite=overwrite) as new:
         (new / WEIGHTS).write_bytes(save(_tensors(model)))
         write(new / CONFIG, _config(model, training) | {"preparation": preparation is not None})
@@ -134,12 +148,12 @@ def save_run(
         write(new / METRICS, dict(metrics))
 
 
-def load_run(folder: Path, *, module: Module | None = None) -> Run:
+def load_run(folder: str | Path, *, module: Module | None = None) -> Run:
     """Read a run folder back.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
     module : nn.Module or callable, optional
         The encoder, or what makes it, of a run that was trained with one of the caller's own: a run folder holds no
         code. Its weights come from the run.
@@ -149,6 +163,7 @@ def load_run(folder: Path, *, module: Module | None = None) -> Run:
     RunError
         If it is not a complete run folder of this format; the message says what is wrong with which file.
     """
+    folder = Path(folder)
     config = read(folder / CONFIG)
     _check_format(folder, config)
     _check_fields(folder / CONFIG, "field", config, _CONFIG_FIELDS)

@@ -155,7 +155,7 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
                     _say(f"interrupted. {' '.join(_notes(interrupt)) or unkept}")
             raise typer.Exit(143 if interrupt.args == (signal.SIGTERM,) else 130) from None
         except Exception as error:
-            if kwargs.get("debug"):
+            if kwargs.get("debug") or isinstance(error, BrokenPipeError):  # whose reader wants no more
                 raise
             from laddernet.errors import LaddernetError
 
@@ -438,7 +438,7 @@ def predict(
         images = _images_for(run, loaded, file)
         tables = ({"file": images.names(file, part)} | answers(images.x[part]) for part in images.parts())
     else:
-        tables = (answers(x) for x in _rows_for(loaded, file, by_parts))
+        tables = (answers(x) for x in _rows_for(run, loaded, file, by_parts))
     write_predictions(out, tables, overwrite=overwrite)
     typer.echo(f"{written:,} predictions written to {out}")
 
@@ -454,13 +454,16 @@ def _check_training(run: Path, loaded: "Run") -> None:
             raise RunError(f"{run} is damaged: it has {shown(known[name])} as the {name} that it was trained with.")
 
 
-def _rows_for(loaded: "Run", file: Path, by_parts: bool | None) -> Iterator[Any]:
+def _rows_for(run: Path, loaded: "Run", file: Path, by_parts: bool | None) -> Iterator[Any]:
     """Rows of a file as a run's model takes them: by parts, or all of them."""
     from laddernet.data.files import read_parts, read_rows
-    from laddernet.errors import about
+    from laddernet.errors import RunError, about
     from laddernet.tables import is_large, label_in
 
-    label, preparation = label_in(file, loaded.training.get("label")), loaded.preparation
+    known = loaded.training
+    if "image_size" in known:
+        raise RunError(f"{run} was trained on a folder of images, but {file} is a file. Name a folder of images.")
+    label, preparation = label_in(file, known.get("label")), loaded.preparation
     text = [] if preparation is None else preparation.text_columns
 
     def prepared(x: Any, first: int = 0) -> Any:
@@ -693,7 +696,7 @@ def reproduce(
         recipe, path = RECIPES[name], out / f"{name}.json"
         done = {entry["seed"] for entry in read_results(path, recipe)}
         for seed in sorted(done & set(numbers)):
-            typer.echo(f"{name}, seed {seed}: has been run already")
+            typer.echo(f"{name}, seed {seed}: has been run already, and is in {path}; another --out runs it again")
         left = [seed for seed in numbers if seed not in done]
         at_once = seeds_at_once(recipe, machine) if together is None else together
         for first in range(0, len(left), at_once):

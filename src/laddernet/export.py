@@ -128,7 +128,9 @@ def export(run: Run, out: Path, *, format: Format, overwrite: bool = False) -> d
     if out.exists() and not overwrite:
         raise RunError(f"{out} exists already. Name another file with --out, or give --overwrite.")
     if not out.parent.is_dir():
-        raise RunError(f"there is no folder {out.parent}.")
+        raise RunError(f"there is no folder {out.parent}. Make it, or name another file.")
+    if not os.access(out.parent, os.W_OK):
+        raise RunError(f"nothing can be written to the folder {out.parent}. Name another file.")
     model = run.model
     network = Network(model).eval().requires_grad_(False)
     x = _example(model)

@@ -28,6 +28,10 @@ categories say much the same and shrink to a fiftieth, 450 of them from 290 MB t
 _BUCKETS, _COMPONENTS, _TEXTS = 2**10, 30, 10_000
 _ZONED = r"\s*\d[\d./-]*[ T]\d\d?:\d\d(:\d\d(\.\d+)?)?\s*(Z|[+-]\d\d:?\d\d)\s*"  # 2020-01-31T12:00:00+01:00
 _FEW = 0.1  # share of cells that are no numbers in what was probably meant as a column of numbers
+_CODE = r"[+-]?0\d"  # 001, which is no number
+_NUMBER_WITH_MORE = (  # $1,234.00, 0,13, 12 kg or 5 %
+    r"[+-]?[$€£¥]?\s?(\d{1,3}([,.' ]\d{3})+|\d+)([.,]\d+)?(\s?[%$€£¥°]|\s[A-Za-z°µ/²³]{1,6})?"
+)
 _COARSE = 2.0**24  # from here on float32 skips whole numbers
 _AMOUNTS = {"datetime": "dates", "numeric": "numbers"}  # the vectorizer's kinds of columns that can have gaps
 # What a preparation consists of, besides what skops trusts by itself: transformers and predicates that compute on a
@@ -436,16 +440,25 @@ def _read_numbers(column: "pd.Series[Any]") -> NDArray[np.float64]:
 
 
 def _warn_of_numbers(column: "pd.Series[Any]") -> None:
-    """Warn of a column of text in which few cells are all that is no number."""
+    """Warn of a column of text in which few cells are all that is no number, or which are numbers with something to it.
+
+    That is a currency or a unit, a decimal comma or separators of thousands.
+    """
     import pandas as pd
 
     known = column.dropna().astype(str).str.strip()
     known = known[known != ""]
     odd = known[pd.to_numeric(known, errors="coerce").isna()]
-    if 0 < len(odd) <= _FEW * len(known) and not known.str.match(r"[+-]?0\d").any():
+    if 0 < len(odd) <= _FEW * len(known) and not known.str.match(_CODE).any():
         warnings.warn(
             f"column {column.name!r} is taken for text, as {len(odd)} of {len(known)} cells hold no number, such as "
             f"{odd.iloc[0]!r}. Correct or empty them to have it as numbers.",
+            stacklevel=3,
+        )
+    elif len(odd) and known.str.fullmatch(_NUMBER_WITH_MORE).mean() >= 1 - _FEW and not known.str.match(_CODE).any():
+        warnings.warn(
+            f"column {column.name!r} is taken for text, as {len(odd)} of {len(known)} cells hold more than a number, "
+            f"such as {odd.iloc[0]!r}. Write them as plain numbers, such as 1234.5, to have it as numbers.",
             stacklevel=3,
         )
 

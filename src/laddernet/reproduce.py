@@ -19,6 +19,7 @@ from laddernet import __version__
 from laddernet.data import DATASETS, Dataset, hide_labels, load
 from laddernet.devices import device_of
 from laddernet.distributed import ALONE, Processes
+from laddernet.errors import RunError
 from laddernet.ladder import Ladder
 from laddernet.loop import Callback
 from laddernet.recipes import Recipe
@@ -216,11 +217,17 @@ def reproduce(
     Raises
     ------
     RunError
-        If a file is there but is not such a file, or has results of other settings; it is left as it is.
+        If a file is there but is not such a file, or has results of other settings; it is left as it is. If the folder
+        cannot be made.
     ValueError
         If there are several seeds, and the recipe's training rows differ with the seed.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"no results can be written to {out}: {error.strerror or error}. Name another folder (--out)."
+        ) from error
     seeds = _left(recipe, seeds, out)
     if not seeds:
         return []

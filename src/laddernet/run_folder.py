@@ -58,14 +58,19 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
             f"{folder} holds a run that is not finished: go on with it by --resume, name another folder with --out, or "
             "give --overwrite."
         )
+    is_run = unfinished or sum((place / name).is_file() for name in (*FILES, _CHECKSUMS)) >= _FEWEST
+    if not is_run and overwrite:
+        raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten. Name another with --out.")
+    if not is_run:
+        raise RunError(f"{folder} exists already, and is not a run folder. Name another with --out.")
     if not overwrite:
         raise RunError(f"{folder} exists already. Name another folder with --out, or give --overwrite.")
-    if not unfinished and sum((place / name).is_file() for name in (*FILES, _CHECKSUMS)) < _FEWEST:
-        raise RunError(f"{folder} exists and is not a run folder, so it is not overwritten.")
 
 
 def _holds_nothing(folder: Path) -> bool:
-    """Whether all that is there is a run that was killed before there was anything to keep."""
+    """Whether a folder is empty, or all that is there is a run that was killed before there was anything to keep."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return True
     begun = folder / UNFINISHED
     if not begun.is_dir() or [path.name for path in folder.iterdir()] != [UNFINISHED]:
         return False

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from laddernet import streaming
 from laddernet.data.files import MOST_CLASSES, known_labels, read_parts, read_rows, tell_task
-from laddernet.data.labels import SparseLabels, Task, choose_held_out, hide_labels, hold_out, labeled_rows
+from laddernet.data.labels import (
+    SparseLabels,
+    Task,
+    choose_held_out,
+    class_numbers,
+    hide_labels,
+    hold_out,
+    labeled_rows,
+)
 from laddernet.errors import DataError, about
 from laddernet.estimators import LadderClassifier, LadderRegressor
 from laddernet.preparation import Preparation
@@ -153,6 +161,7 @@ def prepare(path: Path, options: FileOptions, *, folder: Path | None = None) -> 
     _check_drop(label, options)
     task = options.task or tell_task(y[rows.labeled])
     _check_marks(path, y[rows.labeled], task)
+    _check_classes(path, label, y[rows.labeled], task)
     training, test = np.arange(len(y)), np.arange(0)
     if options.test is None and options.test_fraction > 0:
         training, test = hold_out(y, options.test_fraction, task=task, seed=options.seed)
@@ -192,6 +201,7 @@ def _prepare_large(path: Path, options: FileOptions, folder: Path | None) -> Pre
     _check_drop(label, options)
     task = options.task or tell_task(labels.values)
     _check_marks(path, labels.values, task)
+    _check_classes(path, label, labels.values, task)
     test = np.arange(0)
     if options.test is None and options.test_fraction > 0:
         test = choose_held_out(labels, options.test_fraction, task=task, seed=options.seed)
@@ -408,6 +418,16 @@ def _measure(model: Model, answers: NDArray[Any], y: NDArray[Any]) -> dict[str, 
 
 def _take(x: Any, rows: NDArray[np.int64]) -> Any:
     return x.iloc[rows] if hasattr(x, "iloc") else x[rows]
+
+
+def _check_classes(path: Path, label: str, known: NDArray[Any], task: Task) -> None:
+    """Check that there are two classes or more."""
+    names = class_numbers(known)[0].tolist() if task == "classification" else []
+    if len(names) == 1:
+        raise DataError(
+            f"{path}: {label!r} holds one class only, {names[0]!r}, and a classifier needs two. Label some rows of "
+            "another, or name another column."
+        )
 
 
 def _check_marks(path: Path, known: NDArray[Any], task: Task) -> None:

@@ -227,8 +227,8 @@ def _open(storage: Path, search: dict[str, Any]) -> "optuna.Study":
         study.set_user_attr("search", search)
     elif known != search:
         raise RunError(
-            f"{storage} holds a search over other rows, or with other folds, epochs or seed. Name another file, or "
-            "give the same options."
+            f"{storage} holds a search over other rows, or with other folds, epochs or seed. Name another file "
+            "(--storage, or another --out), or give the same options."
         )
     return study
 

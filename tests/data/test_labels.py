@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laddernet.data import choose_labeled, hide_labels, hold_out, labeled_rows
-from laddernet.data.labels import guess_task
+from laddernet.data.labels import SparseLabels, choose_held_out, guess_task
 from laddernet.errors import DataError
 
 
@@ -207,3 +207,23 @@ def test_nothing_can_be_held_out_where_nothing_can_be_spared():
         hold_out([-1, -1], 0.5, seed=0)
     with pytest.raises(DataError, match="so 0 at most can. Hold out a smaller share .--test-fraction; 0"):
         hold_out([0, 1, 2, -1], 0.1, seed=0)
+
+
+@pytest.mark.parametrize("kind", [object, str])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_string_is_no_class(kind, blank):
+    with pytest.raises(DataError, match="empty strings, which are no class. Mark rows without a label with None"):
+        labeled_rows(np.array(["a", blank, "b"], dtype=kind))
+
+
+def test_whole_numbers_beside_missing_ones_stay_whole():
+    found = SparseLabels.of(pd.Series([1, None, 0, 1], dtype="Int64"))
+    assert found.numbers.tolist() == [0, 2, 3]
+    assert found.values.tolist() == [1, 0, 1]
+    assert all(type(value) is int for value in found.values.tolist())
+
+
+def test_the_fraction_that_is_too_large_is_named():
+    labels = SparseLabels.of(np.array([0, 1, -1]))
+    with pytest.raises(DataError, match=r"Hold out a smaller share \(validation_fraction; 0 for none\)"):
+        choose_held_out(labels, 0.5, task="classification", seed=0, option="validation_fraction")

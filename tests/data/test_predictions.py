@@ -78,7 +78,13 @@ class TestPredictions:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
-        ("name", "message"), [("p.txt", "suffix"), ("p.npz", "are written as"), ("no/p.csv", "cannot be written")]
+        ("name", "message"),
+        [
+            ("p.txt", "suffix .txt"),
+            ("p", r"suffix \(none\)"),
+            ("p.npz", "are written as .csv"),
+            ("no/p.csv", "cannot be written"),
+        ],
     )
     def test_places_that_cannot_be_written_are_refused(self, tmp_path, name, message):
         with pytest.raises(DataError, match=message):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
-_MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
+_MARKS = ("NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?")
+_MISSING_MARKS = {spaced for mark in _MARKS for spaced in (mark, f" {mark}", f"{mark} ", f" {mark} ")}
 _LONGEST_LINE = 2**20  # that is looked at, from the end of a file
 
 

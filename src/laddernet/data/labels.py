@@ -67,7 +67,10 @@ class SparseLabels:
 
 def plain_labels(y: ArrayLike) -> NDArray[Any]:
     """Labels as a numpy array; a pandas column of categories or nullable type becomes one of objects."""
-    labels = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y)
+    if isinstance(dtype := getattr(y, "dtype", None), np.dtype) or not hasattr(y, "to_numpy"):
+        labels = np.asarray(y)
+    else:  # whole numbers beside missing ones stay whole
+        labels = y.to_numpy(dtype=object) if getattr(dtype, "kind", "") in ("i", "u") else np.asarray(y.to_numpy())
     return labels.ravel() if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
@@ -95,8 +98,8 @@ def labeled_rows(y: ArrayLike, *, task: Task = "classification") -> NDArray[np.b
     Raises
     ------
     DataError
-        If y is not one column, there is no such task, or y is an array of strings in which a mark was turned into
-        a string.
+        If y is not one column, there is no such task, y is an array of strings in which a mark was turned into a
+        string, or a label is an empty string.
     """
     if task not in ("classification", "regression"):
         raise DataError(f"the task must be 'classification' or 'regression', got {task!r}.")
@@ -115,6 +118,8 @@ def labeled_rows(y: ArrayLike, *, task: Task = "classification") -> NDArray[np.b
             "y is an array of strings in which '-1', 'nan' or 'None' stands, as numpy makes of a mark beside "
             "strings. Mark rows without a label with None in an array of dtype object."
         )
+    if labels.dtype.kind in "OUS" and any(map(_is_blank, labels.tolist())):
+        raise DataError("y has empty strings, which are no class. Mark rows without a label with None.")
     return labeled
 
 
@@ -247,8 +252,10 @@ def hold_out(
     return np.delete(np.arange(labels.rows), held_out), held_out
 
 
-def choose_held_out(labels: SparseLabels, fraction: float, *, task: Task, seed: int) -> NDArray[np.int64]:
-    """Return the sorted numbers of the rows that `hold_out` takes to test on."""
+def choose_held_out(
+    labels: SparseLabels, fraction: float, *, task: Task, seed: int, option: str = "--test-fraction"
+) -> NDArray[np.int64]:
+    """Return the sorted numbers of the rows that `hold_out` takes to test on; `option` names the fraction in errors."""
     if not 0 < fraction < 1:
         raise DataError(f"the share of rows to hold out must be between 0 and 1, got {fraction}.")
     rows = labels.numbers
@@ -262,7 +269,7 @@ def choose_held_out(labels: SparseLabels, fraction: float, *, task: Task, seed: 
         needs = "every class needs one to train on" if task == "classification" else "training needs two"
         raise DataError(
             f"{count} of the {len(rows)} labelled rows cannot be held out: {needs}, so {spare.sum()} at most can. "
-            "Hold out a smaller share (--test-fraction; 0 for no test), or label more rows."
+            f"Hold out a smaller share ({option}; 0 for none), or label more rows."
         )
     rng = np.random.default_rng(seed)
     taken = np.minimum(np.floor(fraction * sizes).astype(np.int64), spare)
@@ -290,6 +297,10 @@ def _is_missing_object(label: Any) -> bool:
         return bool(label != label)  # NaN, and pandas' NaT
     except TypeError:  # pandas.NA is neither equal to itself nor not
         return True
+
+
+def _is_blank(label: Any) -> bool:
+    return isinstance(label, (str, bytes)) and not label.strip()
 
 
 def _is_minus_one(label: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laddernet.data.formats import SEPARATORS, suffix_of
+from laddernet.data.formats import SEPARATORS
 from laddernet.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,9 +46,12 @@ def prediction_table(
 
 def check_writable(path: Path, *, overwrite: bool) -> str:
     """Check, before long work, that `write_predictions` can write there, and return the file's known suffix."""
-    suffix = suffix_of(path)
-    if suffix not in SEPARATORS and suffix != ".parquet":
-        raise DataError(f"{path} cannot be written: predictions are written as .csv, .tsv or .parquet.")
+    suffix = next((end for end in (*SEPARATORS, ".parquet") if path.name.lower().endswith(end)), None)
+    if suffix is None:
+        raise DataError(
+            f"{path} cannot be written with the suffix {path.suffix or '(none)'}: predictions are written as .csv, "
+            ".tsv or .parquet (the first two with .gz as well). Name such a file."
+        )
     if path.is_dir() or (path.exists() and not overwrite):
         raise DataError(
             f"{path} exists already and is not overwritten. Name another file, or overwrite it (--overwrite)."

@@ -438,7 +438,7 @@ class LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LadderS
     def _check_values(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
         """Return flat rows as a matrix of floats or a CSR matrix; all finite, with the columns that there should be."""
         try:
-            return validate_data(
+            values = validate_data(
                 self, X, dtype=input_types(X), accept_sparse="csr", reset=reset, ensure_min_samples=fewest
             )
         except ValueError as error:
@@ -450,6 +450,10 @@ class LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LadderS
             raise
         except OverflowError as error:
             raise ValueError(f"X holds a number that is too large ({error}).") from error
+        entries = values if isinstance(values, np.ndarray) else values.data
+        if entries.size and max(entries.max(), -entries.min()) > np.finfo(np.float32).max:
+            raise ValueError(f"X holds a number beyond {np.finfo(np.float32).max:.1e}: scale its columns down.")
+        return values
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Check that rows with more than one dimension have those of training, where it counts."""
@@ -465,7 +469,8 @@ class LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LadderS
         """
         if self.validation_fraction == 0:
             return np.arange(0)
-        held_out = choose_held_out(labels, self.validation_fraction, task=self._task, seed=seed)
+        share = self.validation_fraction
+        held_out = choose_held_out(labels, share, task=self._task, seed=seed, option="validation_fraction")
         if not self.early_stopping:
             return held_out
         others = labels.rows - len(labels.numbers)
