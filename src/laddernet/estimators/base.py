@@ -451,7 +451,7 @@ class LadderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LadderS
         except OverflowError as error:
             raise ValueError(f"X holds a number that is too large ({error}).") from error
         entries = values if isinstance(values, np.ndarray) else values.data
-        if entries.size and max(entries.max(), -entries.min()) > np.finfo(np.float32).max:
+        if reset and entries.size and max(entries.max(), -entries.min()) > np.finfo(np.float32).max:
             raise ValueError(f"X holds a number beyond {np.finfo(np.float32).max:.1e}: scale its columns down.")
         return values
 
