@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +37,7 @@ from laddernet.networks import mlp
 from laddernet.noise import VirtualAdversarial
 from laddernet.recipes import RECIPES, Recipe
 from laddernet.reproduce import describe_machine, versions
+from laddernet.results_file import locked, write_text
 from laddernet.resume import Checkpoint
 from laddernet.together import Labeled, train_together
 from laddernet.training import TrainingConfig, train
@@ -276,16 +276,11 @@ def write(trial: str, seeds: list[int], found: dict[str, Any], chosen: argparse.
     key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
     others = {"precision": chosen.precision, "seconds": found["seconds"], "together": len(seeds)}
     others |= {"machine": found["machine"], "versions": versions()}
-    with FileLock(chosen.out.with_name(f".{chosen.out.name}.lock")):
+    with locked(chosen.out):
         left = missing(trial, seeds, chosen)
         new = [(seed, error) for seed, error in zip(seeds, found["errors"], strict=True) if seed in left]
         lines = [*read(chosen.out), *[{**key, "seed": seed, "error": error, **others} for seed, error in new]]
-        beside = chosen.out.with_name(f".{chosen.out.name}.writing")
-        try:
-            beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-            beside.replace(chosen.out)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_text(chosen.out, "".join(json.dumps(line) + "\n" for line in lines))
     for seed, error in new:
         print(trial, seed, error, f"{found['seconds']} s", flush=True)
 

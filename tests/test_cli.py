@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -759,3 +760,9 @@ def test_results_that_cannot_be_written_anywhere_are_told(tmp_path):
     assert result.exit_code == 1
     assert "no results can be written to taken/results" in result.stderr
     assert "Name another folder (--out)" in result.stderr
+
+
+def test_who_reads_no_more_is_no_error():
+    command = f"{shlex.quote(sys.executable)} -m laddernet data list | true"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")

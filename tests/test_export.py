@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -131,5 +132,7 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path, monkeypatch):
         export.export(run, path, format="onnx", overwrite=True)
     assert path.read_text() == "mine"
     assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
+    with pytest.raises(RunError, match=r"x.onnx cannot be written: .+Name another file with --out"):
+        export.export(run, Path("/proc/x.onnx"), format="onnx")
     with pytest.raises(RunError, match="there is no folder .*no. Make it, or name another file"):
         export.export(run, tmp_path / "no" / "x.onnx", format="onnx")

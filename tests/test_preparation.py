@@ -271,6 +271,12 @@ def test_a_few_words_among_numbers_are_pointed_out():
         Preparation.fit(pd.DataFrame({"n": others}))  # a warning would be an error
 
 
+def test_marks_of_missing_values_with_a_space_among_numbers_are_pointed_out():
+    cells = [f"{n}.5" if n % 3 else "n/a " for n in range(60)]
+    with pytest.warns(UserWarning, match="'n' is taken for text, as 20 of 60 cells hold no number, such as 'n/a'"):
+        Preparation.fit(pd.DataFrame({"n": cells}))
+
+
 @pytest.mark.parametrize(
     "form", ["{},{:02d}", "${},{:03d}.00", "{}.{} kg", "{}.{} %", "{}.{}%", "{} {:03d}", "-{}.{}°"]
 )

@@ -19,6 +19,8 @@ from laddernet.reproduce import Machine, can_go_together, reproduce, run_recipe,
 from laddernet.results_file import read_results
 from laddernet.resume import Checkpoint
 
+OTHER_FILES = ["", "{", "[]", '{"recipe": "quick"}', '{"recipe": "quick", "seeds": []}']
+OTHER_FILES += ['{"recipe": "other", "seeds": []}', '{"recipe": "quick", "seeds": [{}]}']
 QUICK = replace(RECIPES["digits-50"], name="quick", max_epochs=2, hidden_layer_sizes=(20,), denoising_weights="auto")
 
 
@@ -208,6 +210,16 @@ def test_a_student_that_was_stopped_goes_on_and_its_teacher_is_not_trained_again
     assert [watch.epochs for watch in watched.values()] == [[], [2]]
     assert (entry["test_error"], entry["cost"]) == (whole["test_error"], whole["cost"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quick.json", "student.json", "whole"]
+
+
+@pytest.mark.parametrize("content", [*OTHER_FILES, '{"recipe": "quick", "seeds": [{"seed": null, "test_error": 1}]}'])
+def test_a_file_that_is_something_else_is_left_alone(tmp_path, content):
+    path = tmp_path / "quick.json"
+    path.write_text(content)
+    with pytest.raises(RunError, match="quick.json is not a results file"):
+        run(tmp_path, 0)
+    assert path.read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):

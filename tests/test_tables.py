@@ -74,6 +74,12 @@ class TestPrepare:
         assert [kinds[row] for row in ids(prepared.x_test)] == prepared.y_test.tolist()
         assert len(prepared.known.numbers) == 45
 
+    @pytest.mark.parametrize("by_parts", [False, True])
+    def test_labels_of_one_class_are_named_with_their_column(self, write, by_parts):
+        path = write(table().assign(kind="stay"))
+        with pytest.raises(DataError, match=f"{path.name}: 'kind' holds one class only, 'stay', and a classifier"):
+            prepare(path, of_kind(by_parts=by_parts))
+
     def test_the_seed_fixes_the_rows(self, write):
         path = write(table())
         first, again, other = (prepare(path, of_kind(seed=seed)) for seed in (0, 0, 1))

@@ -44,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"laddernet.{_HOMES[name]}"), name)
-    if not name.startswith("_") and find_spec(f"laddernet.{name}") is not None:
+    if name.isidentifier() and not name.startswith("_") and find_spec(f"laddernet.{name}") is not None:
         return import_module(f"laddernet.{name}")
     raise AttributeError(f"module 'laddernet' has no attribute {name!r}")
 

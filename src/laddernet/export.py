@@ -129,13 +129,15 @@ def export(run: Run, out: Path, *, format: Format, overwrite: bool = False) -> d
         raise RunError(f"{out} exists already. Name another file with --out, or give --overwrite.")
     if not out.parent.is_dir():
         raise RunError(f"there is no folder {out.parent}. Make it, or name another file.")
-    if not os.access(out.parent, os.W_OK):
-        raise RunError(f"nothing can be written to the folder {out.parent}. Name another file.")
     model = run.model
     network = Network(model).eval().requires_grad_(False)
     x = _example(model)
     notes = _notes(run)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
+    try:
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-")
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}. Name another file with --out.") from error
+    with folder as beside:
         path = Path(beside) / f"network{SUFFIXES[format]}"
         try:
             with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "torch.fx", "torch.export"):

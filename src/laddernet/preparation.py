@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laddernet.data.frames import MISSING_MARKS
 from laddernet.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -449,7 +450,8 @@ def _warn_of_numbers(column: "pd.Series[Any]") -> None:
     known = column.dropna().astype(str).str.strip()
     known = known[known != ""]
     odd = known[pd.to_numeric(known, errors="coerce").isna()]
-    if 0 < len(odd) <= _FEW * len(known) and not known.str.match(_CODE).any():
+    are_few = 0 < len(odd) <= _FEW * len(known) or (0 < len(odd) < len(known) and odd.isin(MISSING_MARKS).all())
+    if are_few and not known.str.match(_CODE).any():
         warnings.warn(
             f"column {column.name!r} is taken for text, as {len(odd)} of {len(known)} cells hold no number, such as "
             f"{odd.iloc[0]!r}. Correct or empty them to have it as numbers.",

@@ -239,7 +239,7 @@ def reproduce(
     commit = commit_of_code()  # of the code that runs, whatever is committed meanwhile
     data = load(recipe.dataset, data_dir=machine.data_dir, seed=seeds[0])
     numbers = "-".join(map(str, seeds))
-    origin = {"commit": commit, "versions": versions(), "machine": _device_name(machine)}
+    origin = {"commit": commit, "versions": versions(), "machine": _device_name(device_of(machine.device))}
     checkpoints = [
         Checkpoint(out / f".{stage.name}-seed-{numbers}.checkpoint", origin=origin) for stage in recipe.stages
     ]
@@ -321,16 +321,13 @@ def versions() -> dict[str, str]:
 
 def describe_machine(ladder: Ladder) -> str:
     """Return the GPU's name, or the processor's and the number of threads that training uses."""
-    device = ladder.steps.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = cpu_threads(ladder)
-    return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    device, threads = ladder.steps.device, cpu_threads(ladder)
+    name = _device_name(device)
+    return name if device.type == "cuda" else f"{name}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def _device_name(machine: Machine) -> str:
+def _device_name(device: torch.device) -> str:
     """The GPU's or the processor's name."""
-    device = device_of(machine.device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 

@@ -7,6 +7,8 @@ that several processes may add to it.
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,31 +82,42 @@ def add_results(path: Path, recipe: Recipe, new: list[dict[str, Any]]) -> list[d
     OSError
         If it cannot be written; it is then as it was.
     """
+    with locked(path):
+        there = read_results(path, recipe)
+        new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
+        if new:
+            entries = sorted([*there, *new], key=lambda entry: int(entry["seed"]))
+            write_json(path, {"recipe": recipe.name, "settings": settings_of(recipe), "seeds": entries})
+    return new
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes that add to a file from it while the context lasts; see `add_results`."""
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout as error:
         raise RunError(f"{path} is kept locked by another process; it is left as it is.") from error
     try:
-        there = read_results(path, recipe)
-        new = [entry for entry in new if entry["seed"] not in {other["seed"] for other in there}]
-        if new:
-            entries = sorted([*there, *new], key=lambda entry: int(entry["seed"]))
-            write_json(path, {"recipe": recipe.name, "settings": settings_of(recipe), "seeds": entries})
+        yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it sees that, and makes another
         lock.release()
-    return new
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, which is complete, and on the disk, or as it was."""
+    """Write a JSON file as `write_text` does."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, which is complete, and on the disk, or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -266,7 +266,8 @@ class Checkpoint:
         started = time.monotonic()
         beside = self.path.with_name(f"{self.path.name}.writing")
         try:
-            origins = [*self.origins, *([self.origin] if self.origin not in (None, *self.origins) else [])]
+            is_new = self.origin not in (None, *self.origins)
+            origins = [*self.origins, self.origin] if is_new else self.origins
             write(beside, {**self._identity, _ORIGINS: origins}, state)
             if self._newest_is_whole and self.path.exists():  # else the previous one is all there is
                 self.path.replace(self.previous)

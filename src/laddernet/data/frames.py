@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
-_MARKS = ("NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?")
-_MISSING_MARKS = {spaced for mark in _MARKS for spaced in (mark, f" {mark}", f"{mark} ", f" {mark} ")}
+MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
 _LONGEST_LINE = 2**20  # that is looked at, from the end of a file
 
 
@@ -207,7 +206,7 @@ def known_of_table(
     kind = pd.api.types.infer_dtype(known)
     if is_text and len(known):
         as_numbers = pd.to_numeric(known, errors="coerce")
-        is_number, is_mark = as_numbers.notna(), known.str.strip().isin(_MISSING_MARKS)
+        is_number, is_mark = as_numbers.notna(), known.str.strip().isin(MISSING_MARKS)
         if is_number.any() and (is_number | is_mark).all() and not known.str.match(r"\s*[+-]?0\d").any():
             if is_number.all():
                 return of_one_kind(path, name, as_numbers.to_numpy(), numbers)
@@ -220,7 +219,7 @@ def known_of_table(
         return of_one_kind(path, name, as_numbers.to_numpy(), numbers)
     if kind not in ("string", "boolean", "empty"):
         raise DataError(f"{path}: the labels {name!r} are of kind {kind}. Make them all numbers or all strings.")
-    if marks := sorted(_MISSING_MARKS.intersection(known)):
+    if marks := sorted(MISSING_MARKS.intersection(known)):
         warnings.warn(
             f"{path}: the labels {name!r} hold {', '.join(map(repr, marks))}, which counts as a class. Leave the cell "
             "empty where a row has no label.",
