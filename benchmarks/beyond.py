@@ -79,6 +79,7 @@ TRIALS: dict[str, Changes] = {
     "weights half": {"ladder": {"denoising_weights": weights(500, 5, 0.05)}},
     "weights above 1": {"ladder": {"denoising_weights": weights(1000, 10, 1)}},
     "weights 5000, 50, 0.5": {"ladder": {"denoising_weights": weights(5000, 50, 0.5)}},
+    "weights 2000, 20, 0.03": {"ladder": {"denoising_weights": weights(2000, 20, 0.03)}},
     "AMLP": {"ladder": {"combinator": "amlp"}},
     "AMLP of each unit": {"ladder": {"combinator": functools.partial(AMLP, shared=False)}},
     "network twice as wide": {"network": {"hidden_layer_sizes": (2000, 1000, 500, 500, 500)}},

@@ -64,6 +64,18 @@ def test_the_text_tells_the_trials_as_they_are(labels, epochs, trial):
     assert f"{line['error']:.2f}" in results["INTRODUCTION"]
 
 
+def test_the_text_tells_the_trials_with_50_labels_as_they_are():
+    found = {"all layers of 1000": {}, "reference": {}}
+    for line in results["read_trials"](ROOT / "results/beyond.jsonl"):
+        if (line["labels"], line["epochs"]) == (50, 10) and line["trial"] in found:
+            found[line["trial"]][line["seed"]] = line["error"]
+    wider, usual = found["all layers of 1000"], found["reference"]
+    means = [np.mean([errors[seed] for seed in wider]) for errors in (wider, usual)]
+    text = "in 10 epochs and with three seeds they have {:.2f} % there, the paper's layers {:.2f}"
+    assert len(wider) == 3
+    assert text.format(*means) in " ".join(results["INTRODUCTION"].split())
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -71,6 +83,7 @@ def test_the_text_tells_the_trials_as_they_are(labels, epochs, trial):
         ("mnist-20", "With 20 labels (`mnist-20`) the error is {mean:.2f} %"),
         ("mnist-100-best", "has {mean:.2f} % with 100 labels"),
         ("mnist-1000-best", "has {mean:.2f} % with 1000"),
+        ("mnist-50-best", "`mnist-50-best` has {mean:.2f} % (two seeds), where the paper's layers have 1.50"),
         ("mnist-100-300-epochs", "In 300 epochs the paper's layers have {mean:.2f} % with 100 labels"),
     ],
 )
