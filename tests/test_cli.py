@@ -623,7 +623,7 @@ class TestPredict:
         text = failure("predict", trained / "animals", "renamed.csv")
         assert "lacks columns that training had: 'colour' (perhaps now called 'colours')" in text
         table().assign(age="old").to_csv("words.csv", index=False)
-        assert "column 'age' held numbers in training, but row 1 holds 'old'" in failure(
+        assert "column 'age' held numbers in the training rows, but row 1 holds 'old'" in failure(
             "predict", trained / "animals", "words.csv"
         )
         assert not Path("predictions.csv").exists()

@@ -161,11 +161,11 @@ def test_extra_columns_are_left_out_with_a_warning(preparation):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("age", "old", "column 'age' held numbers in training, but row 3 holds 'old'"),
-        ("member", "maybe", "column 'member' held numbers in training, but row 3 holds 'maybe'"),
-        ("when", "soon", "column 'when' held dates in training, but row 3 holds 'soon'"),
-        ("when", 12, "column 'when' held dates in training, but row 3 holds 12"),
-        ("stamp", "soon", "column 'stamp' held dates in training, but row 3 holds 'soon'"),
+        ("age", "old", "column 'age' held numbers in the training rows, but row 3 holds 'old'"),
+        ("member", "maybe", "column 'member' held numbers in the training rows, but row 3 holds 'maybe'"),
+        ("when", "soon", "column 'when' held dates in the training rows, but row 3 holds 'soon'"),
+        ("when", 12, "column 'when' held dates in the training rows, but row 3 holds 12"),
+        ("stamp", "soon", "column 'stamp' held dates in the training rows, but row 3 holds 'soon'"),
         ("height", np.inf, "column 'height' is infinite, .* in row 3"),
         ("height", -1e39, "column 'height' is infinite, or beyond 3.4e.38, in row 3"),
         ("height", "inf", "column 'height' is infinite"),
@@ -196,7 +196,7 @@ def test_strings_that_were_numbers_in_training_must_stay_numbers():
     preparation = Preparation.fit(pd.DataFrame({"n": ["1.5", "N/A", "2.5", "7"]}))
     assert preparation.feature_names == ["n", "n_missing"]
     np.testing.assert_array_equal(preparation.apply(pd.DataFrame({"n": ["N/A", "3"]})), [[2.5, 1], [3, 0]])
-    with pytest.raises(DataError, match="'n' held numbers in training, but row 2 holds 'x'"):
+    with pytest.raises(DataError, match="'n' held numbers in the training rows, but row 2 holds 'x'"):
         preparation.apply(pd.DataFrame({"n": ["N/A", "x"]}))
     with pytest.raises(DataError, match="'n' is infinite"):
         preparation.apply(pd.DataFrame({"n": ["1", "inf"]}))

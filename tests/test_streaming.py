@@ -158,7 +158,7 @@ class TestTrouble:
         frame.loc[239, "when"] = "soon"
         path = write(frame, tmp_path / "t.csv")
         with (
-            pytest.raises(DataError, match="column 'when' held dates in training, but row 240 holds 'soon'"),
+            pytest.raises(DataError, match="column 'when' held dates in the training rows, but row 240 holds 'soon'"),
             pytest.warns(UserWarning, match="only counts|counts as a class"),
         ):
             prepare(path, options(by_parts=True, drop=(), labels=None, test_fraction=0.1), folder=tmp_path)

@@ -523,7 +523,7 @@ def _check_all_read(column: "pd.Series[Any]", lost: "pd.Series[bool]", what: str
     if lost.any():
         row = int(lost.to_numpy().argmax())
         raise DataError(
-            f"column {column.name!r} held {what} in training, but row {column.index[row] + 1} holds "
+            f"column {column.name!r} held {what} in the training rows, but row {column.index[row] + 1} holds "
             f"{column.iloc[row]!r}. Correct it, or leave the cell empty."
         )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 MISSING_MARKS = {"NA", "N/A", "n/a", "<NA>", "#N/A", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "?"}
+"""What people write in a cell that has no value."""
 _LONGEST_LINE = 2**20  # that is looked at, from the end of a file
 
 
