@@ -27,7 +27,7 @@ MODELS = {
         module=conv_small, variant="gamma", input_scaling="whitened", max_epochs=1
     ).fit(X[:400].reshape(-1, 1, 8, 8), Y[:400]),
     "far columns": lambda: LadderClassifier((20,), input_scaling="columns", max_epochs=1).fit(X[:, :20] + 1e5, Y),
-    "far values": lambda: LadderRegressor((20,), max_epochs=1).fit(X, np.where(Y < 0, np.nan, Y + 1e5)),
+    "far values": lambda: LadderRegressor((20,), max_epochs=1).fit(X, np.where(Y < 0, np.nan, Y + 1.7e9)),
     "values": lambda: LadderRegressor((20,), max_epochs=1).fit(X, np.where(Y < 0, np.nan, 100.0 * Y + 3)),
 }
 

@@ -34,6 +34,15 @@ def test_the_targets_units_do_not_matter():
     np.testing.assert_allclose(b, 1000 * a + 7, rtol=1e-3)
 
 
+def test_values_far_from_zero_keep_what_varies_of_them():
+    x, far = DIABETES_X.astype(np.float32), 1.7e9  # seconds: float32 steps there by 128
+    y = np.where(np.arange(442) < 100, DIABETES_Y, np.nan)
+    near = small(LadderRegressor, max_epochs=3).fit(x, y).predict(x)
+    answers = small(LadderRegressor, max_epochs=3).fit(x, y + far).predict(x)
+    assert near.dtype == answers.dtype == np.float64
+    np.testing.assert_allclose(answers - far, near, rtol=0, atol=0.01)
+
+
 def test_regression_validation_error_is_in_the_targets_units():
     model = small(LadderRegressor, max_epochs=30, validation_fraction=0.2).fit(DIABETES_X, DIABETES_Y)
     assert 40 < model.history_[-1]["validation_error"] < DIABETES_Y.std() * 1.2
