@@ -45,7 +45,8 @@ from laddernet.training import TrainingConfig, train
 KEPT_OUT = 10_000
 ALL_LABELS = 60_000 - KEPT_OUT
 Changes = dict[str, dict[str, Any]]
-"""What a trial changes of the network's, the ladder's and the training's settings, and of a student's after it."""
+"""What a trial changes of the network's, the ladder's and the training's settings, and of a student's after it; `start`
+is added to the seeds of all but the labels."""
 
 
 def seeds_of(text: str) -> list[int]:
@@ -86,6 +87,7 @@ TRIALS: dict[str, Changes] = {
     "first layers twice as wide": {"network": {"hidden_layer_sizes": (2000, 1000, 250, 250, 250)}},
     "last layers twice as wide": {"network": {"hidden_layer_sizes": (1000, 500, 500, 500, 500)}},
     "all layers of 1000": {"network": {"hidden_layer_sizes": (1000, 1000, 1000, 1000, 1000)}},
+    "another start": {"start": {"plus": 1000}},
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, 3 hundredths": {"ladder": {"corruption": VirtualAdversarial(0.03)}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
@@ -101,7 +103,7 @@ TRIALS: dict[str, Changes] = {
 
 def changes_of(trial: str) -> Changes:
     """What a trial, or several with " + " between, changes; an error where two of them set the same."""
-    merged: Changes = {"network": {}, "ladder": {}, "training": {}, "student": {}}
+    merged: Changes = {"network": {}, "ladder": {}, "training": {}, "student": {}, "start": {}}
     for part in trial.split(" + "):
         for kind, settings in TRIALS[part].items():
             if twice := merged[kind].keys() & settings.keys():
@@ -194,6 +196,7 @@ def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> Iterator
     x, x_out, y, y_out = (torch.from_numpy(part).to(chosen.device) for part in split())
     kept = [torch.from_numpy(choose_labeled(split()[2], chosen.labels, seed=seed)).to(x.device) for seed in seeds]
     known = [Labeled(x[rows], y[rows]) for rows in kept]
+    starts = starts_of(trial, seeds)
     *teachers, last = stages_of(trial, chosen.labels, chosen.epochs)
     seconds = 0.0
 
@@ -203,7 +206,7 @@ def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> Iterator
 
     for number, stage in enumerate(teachers):
         name = f"teacher {number} of {trial}" if number else untaught(trial)
-        ladders, took = fit(stage, x, known, seeds, chosen.precision, keeper_of(f"teacher, {name}", seeds, chosen))
+        ladders, took = fit(stage, x, known, starts, chosen.precision, keeper_of(f"teacher, {name}", seeds, chosen))
         seconds += took
         if not number:
             yield name, outcome(ladders)
@@ -213,9 +216,15 @@ def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> Iterator
         known = [Labeled(x, labels) for labels in all_known]
     own = keeper_of(trial, seeds, chosen)
     with own.until_done():
-        ladders, took = fit(last, x, known, seeds, chosen.precision, own)
+        ladders, took = fit(last, x, known, starts, chosen.precision, own)
     seconds += took
     yield trial, outcome(ladders)
+
+
+def starts_of(trial: str, seeds: Sequence[int]) -> list[int]:
+    """Seeds of the starting weights, the batches and the noise, where `seeds` are those of the labels."""
+    plus = changes_of(trial)["start"].get("plus", 0)
+    return [seed + plus for seed in seeds]
 
 
 def untaught(trial: str) -> str:
@@ -289,7 +298,7 @@ def write(trial: str, seeds: list[int], found: dict[str, Any], chosen: argparse.
 def combine(chosen: argparse.Namespace) -> None:
     """Try the changes that helped, the best first, each with those that have helped so far."""
     best, lowest = "", mean("reference", chosen)
-    for trial in sorted(TRIALS, key=lambda trial: mean(trial, chosen)):
+    for trial in sorted((t for t in TRIALS if "start" not in TRIALS[t]), key=lambda trial: mean(trial, chosen)):
         together = f"{best} + {trial}".removeprefix(" + ")
         try:
             changes_of(together)

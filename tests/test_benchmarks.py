@@ -22,6 +22,12 @@ class TestBeyond:
         assert (twenty.training["averaged_epochs"], many.training["averaged_epochs"]) == (5, 75)
         assert "averaged" not in many.training
 
+    def test_another_start_is_that_of_the_trials_teacher_too(self):
+        starts_of, untaught = self.beyond["starts_of"], self.beyond["untaught"]
+        assert starts_of("cosine", [3, 4]) == [3, 4]
+        assert starts_of("cosine + another start", [3, 4]) == [1003, 1004]
+        assert untaught("another start + student") == "another start"
+
     def test_lines_are_added_whole_and_each_once(self, tmp_path, full_disk, capsys):
         chosen = self.beyond["argparse"].Namespace(
             labels=100, epochs=20, precision="float32", out=tmp_path / "beyond.jsonl"
