@@ -1,5 +1,6 @@
 """The tables of results are what the files in results/ say (`make results`)."""
 
+import itertools
 import json
 import runpy
 from dataclasses import replace
@@ -90,6 +91,25 @@ def test_the_text_tells_the_trials_with_20_and_50_labels_as_they_are():
     ratios = sorted(np.array(wider) / usual)
     assert ratios[4] < 1
     assert 2.75 < ratios[5] < 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (50, "paper's layers by {:.2f} on average (%s seeds), where two of those seeds differ by {:.2f}"),
+        (20, "and by {:.2f} with 20 labels (%s seeds), where they differ by {:.2f}"),
+    ],
+)
+def test_the_text_tells_what_another_start_does(labels, text):
+    found = {"another start": {}, "reference": {}}
+    for line in results["read_trials"](ROOT / "results/beyond.jsonl"):
+        if (line["labels"], line["epochs"]) == (labels, 10) and line["trial"] in found:
+            found[line["trial"]][line["seed"]] = line["error"]
+    other, usual = found.values()
+    start = np.mean([abs(usual[seed] - error) for seed, error in other.items()])
+    draw = np.mean([abs(usual[a] - usual[b]) for a, b in itertools.combinations(other, 2)])
+    text %= {3: "three", 4: "four"}[len(other)]
+    assert text.format(start, draw) in " ".join(results["INTRODUCTION"].split())
 
 
 @pytest.mark.parametrize(
