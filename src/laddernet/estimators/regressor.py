@@ -65,7 +65,7 @@ class LadderRegressor(RegressorMixin, LadderEstimator):  # type: ignore[misc]
         return ((self._numbers(y) - self.y_mean_) / self.y_scale_).astype(self._dtype)
 
     def _validation_error(self, output: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64]) -> float:
-        answers = self._decode(output)
+        answers = self._decode_labels(output)
         return float(root_mean_squared_error(self._numbers(y), answers, sample_weight=weight))
 
     @staticmethod
@@ -80,9 +80,9 @@ class LadderRegressor(RegressorMixin, LadderEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the value of each row, float64 of shape (rows,), in y's units."""
-        return self._decode(self._compute(X, lambda ladder, x: ladder.predict(x)))
+        return self._decode_labels(self._compute(X, lambda ladder, x: ladder.predict(x)))
 
-    def _decode(self, output: NDArray[Any]) -> NDArray[np.float64]:
+    def _decode_labels(self, output: NDArray[Any]) -> NDArray[np.float64]:
         """In float64, since float32 would round away what varies of values far from 0, such as times in seconds."""
         return output[:, 0].astype(np.float64) * self.y_scale_ + self.y_mean_
 
