@@ -88,6 +88,7 @@ TRIALS: dict[str, Changes] = {
     "last layers twice as wide": {"network": {"hidden_layer_sizes": (1000, 500, 500, 500, 500)}},
     "all layers of 1000": {"network": {"hidden_layer_sizes": (1000, 1000, 1000, 1000, 1000)}},
     "another start": {"start": {"plus": 1000}},
+    "a third start": {"start": {"plus": 2000}},
     "clean supervised path": {"ladder": {"supervised_path": "clean"}},
     "adversarial, 3 hundredths": {"ladder": {"corruption": VirtualAdversarial(0.03)}},
     "adversarial, a tenth": {"ladder": {"corruption": VirtualAdversarial(0.1)}},
@@ -173,17 +174,19 @@ def answers(ladder: Ladder, x: Tensor) -> Tensor:
 
 def fit(
     stage: Stage, rows: Tensor, known: Sequence[Labeled], seeds: list[int], precision: str, keeper: Checkpoint
-) -> tuple[list[Ladder], float]:
-    """Ladders with each seed, and the seconds of their epochs."""
+) -> tuple[list[Ladder], list[float], float]:
+    """Ladders with each seed, the cost of each in the last epoch, and the seconds of all epochs."""
     config = TrainingConfig(precision=precision, **stage.training)
     ladders = [ladder_of(seed, rows.device.type, stage) for seed in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with keeper.held():
         if len(seeds) > 1:
-            history = train_together(ladders, rows, known, config, generators=generators, keeper=keeper)[0]
+            histories = train_together(ladders, rows, known, config, generators=generators, keeper=keeper)
         else:
-            history = train(ladders[0], rows, known[0].x, known[0].y, config, generator=generators[0], keeper=keeper)
-    return ladders, sum(record["seconds"] for record in history)
+            (one,) = known
+            histories = [train(ladders[0], rows, one.x, one.y, config, generator=generators[0], keeper=keeper)]
+    costs = [history[-1]["cost"] for history in histories]
+    return ladders, costs, sum(record["seconds"] for record in histories[0])
 
 
 def keeper_of(name: str, seeds: list[int], chosen: argparse.Namespace) -> Checkpoint:
@@ -200,25 +203,27 @@ def errors(trial: str, seeds: list[int], chosen: argparse.Namespace) -> Iterator
     *teachers, last = stages_of(trial, chosen.labels, chosen.epochs)
     seconds = 0.0
 
-    def outcome(ladders: list[Ladder]) -> dict[str, Any]:
+    def outcome(ladders: list[Ladder], costs: list[float]) -> dict[str, Any]:
         wrong = [round(100 * float((answers(ladder, x_out) != y_out).float().mean()), 2) for ladder in ladders]
-        return {"errors": wrong, "seconds": round(seconds, 1), "machine": describe_machine(ladders[0])}
+        machine = describe_machine(ladders[0])
+        return {"errors": wrong, "costs": costs, "seconds": round(seconds, 1), "machine": machine}
 
     for number, stage in enumerate(teachers):
         name = f"teacher {number} of {trial}" if number else untaught(trial)
-        ladders, took = fit(stage, x, known, starts, chosen.precision, keeper_of(f"teacher, {name}", seeds, chosen))
+        keeper = keeper_of(f"teacher, {name}", seeds, chosen)
+        ladders, costs, took = fit(stage, x, known, starts, chosen.precision, keeper)
         seconds += took
         if not number:
-            yield name, outcome(ladders)
+            yield name, outcome(ladders, costs)
         all_known = [
             answers(ladder, x).index_copy(0, rows, y[rows]) for ladder, rows in zip(ladders, kept, strict=True)
         ]
         known = [Labeled(x, labels) for labels in all_known]
     own = keeper_of(trial, seeds, chosen)
     with own.until_done():
-        ladders, took = fit(last, x, known, starts, chosen.precision, own)
+        ladders, costs, took = fit(last, x, known, starts, chosen.precision, own)
     seconds += took
-    yield trial, outcome(ladders)
+    yield trial, outcome(ladders, costs)
 
 
 def starts_of(trial: str, seeds: Sequence[int]) -> list[int]:
@@ -288,11 +293,12 @@ def write(trial: str, seeds: list[int], found: dict[str, Any], chosen: argparse.
     others |= {"machine": found["machine"], "versions": versions()}
     with locked(chosen.out):
         left = missing(trial, seeds, chosen)
-        new = [(seed, error) for seed, error in zip(seeds, found["errors"], strict=True) if seed in left]
-        lines = [*read(chosen.out), *[{**key, "seed": seed, "error": error, **others} for seed, error in new]]
+        each = zip(seeds, found["errors"], found["costs"], strict=True)
+        new = [{"seed": seed, "error": error, "cost": cost} for seed, error, cost in each if seed in left]
+        lines = [*read(chosen.out), *[{**key, **result, **others} for result in new]]
         write_text(chosen.out, "".join(json.dumps(line) + "\n" for line in lines))
-    for seed, error in new:
-        print(trial, seed, error, f"{found['seconds']} s", flush=True)
+    for result in new:
+        print(trial, *result.values(), f"{found['seconds']} s", flush=True)
 
 
 def combine(chosen: argparse.Namespace) -> None:

@@ -32,12 +32,16 @@ class TestBeyond:
         chosen = self.beyond["argparse"].Namespace(
             labels=100, epochs=20, precision="float32", out=tmp_path / "beyond.jsonl"
         )
-        found = {"errors": [1.5, 1.6], "seconds": 1.0, "machine": "some processor"}
+        found = {"errors": [1.5, 1.6], "costs": [6.1, 6.2], "seconds": 1.0, "machine": "some processor"}
         self.beyond["write"]("reference", [3, 4], found, chosen)
         self.beyond["write"]("reference", [4, 5], found, chosen)
         lines = self.beyond["read"](chosen.out)
-        assert [(line["seed"], line["error"]) for line in lines] == [(3, 1.5), (4, 1.6), (5, 1.6)]
+        assert [(line["seed"], line["error"], line["cost"]) for line in lines] == [
+            (3, 1.5, 6.1),
+            (4, 1.6, 6.2),
+            (5, 1.6, 6.2),
+        ]
         before = chosen.out.read_bytes()
         with pytest.raises(OSError, match="too large"):
-            self.beyond["write"]("cosine", [3], {**found, "errors": [1.0], "machine": "x" * 20_000}, chosen)
+            self.beyond["write"]("cosine", [3, 4], {**found, "machine": "x" * 20_000}, chosen)
         assert chosen.out.read_bytes() == before
