@@ -62,7 +62,7 @@ def test_the_text_tells_the_trials_as_they_are(labels, epochs, trial):
     key = {"labels": labels, "epochs": epochs, "trial": trial}
     trials = results["read_trials"](ROOT / "results/beyond.jsonl")
     (line,) = (line for line in trials if key.items() <= line.items())  # one seed
-    assert f"{line['error']:.2f}" in results["INTRODUCTION"]
+    assert f"{line['error']:.2f}" in results["CHOICE"]
 
 
 def beside_the_usual(trial, labels):
@@ -76,18 +76,18 @@ def beside_the_usual(trial, labels):
 
 
 def test_the_text_tells_the_trials_with_20_and_50_labels_as_they_are():
-    introduction = " ".join(results["INTRODUCTION"].split())
+    choice = " ".join(results["CHOICE"].split())
     wider, usual = beside_the_usual("all layers of 1000", 50)
-    text = "in 10 epochs and with three seeds they have {:.2f} % there, the paper's layers {:.2f}"
+    text = "in 10 epochs and with three seeds they have {:.2f} % of kept-out images, the paper's layers {:.2f}"
     assert len(wider) == 3
-    assert text.format(np.mean(wider), np.mean(usual)) in introduction
+    assert text.format(np.mean(wider), np.mean(usual)) in choice
     wider, usual = beside_the_usual("all layers of 1000", 20)
     text = "six seeds have a median of {:.2f} %, the paper's layers {:.2f} with the same"
     assert len(wider) == 6
-    assert text.format(np.median(wider), np.median(usual)) in introduction
+    assert text.format(np.median(wider), np.median(usual)) in choice
     text = "one of them has {:.2f} (the worst of the paper's layers {:.2f})"
-    assert text.format(max(wider), max(usual)) in introduction
-    assert "fewer errors with five of the six seeds and nearly three times as many with the sixth" in introduction
+    assert text.format(max(wider), max(usual)) in choice
+    assert "fewer errors with five of the six seeds and nearly three times as many with the sixth" in choice
     ratios = sorted(wider / usual)
     assert ratios[4] < 1
     assert 2.75 < ratios[5] < 3
@@ -105,7 +105,7 @@ def test_the_text_tells_what_another_start_does(labels, text):
     start = np.mean(np.abs(usual - other))
     draw = np.mean([abs(a - b) for a, b in itertools.combinations(usual, 2)])
     text %= {3: "three", 4: "four"}[len(other)]
-    assert text.format(start, draw) in " ".join(results["INTRODUCTION"].split())
+    assert text.format(start, draw) in " ".join(results["CHOICE"].split())
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,13 @@ def test_seconds_are_a_seeds_own_share():
     assert row(1.0).cost == "100 s, NVIDIA H200, float32"
 
 
+def test_minutes_are_told_apart_by_device():
+    cpu = [{**row(1.0, machine="AMD EPYC, 1 thread", seconds=s).seeds[0], "seed": i} for i, s in enumerate((900, 7250))]
+    both = Row(RECIPES["mnist-100"], (*cpu, {**row(1.0, seconds=250.0, together=2).seeds[0], "seed": 2}))
+    assert (both.minutes(on_gpu=False), both.minutes(on_gpu=True)) == ("15 to 121", "2.1")
+    assert row(1.0).minutes(on_gpu=False) == "not measured"
+
+
 def test_the_page_has_every_seed_in_order_and_what_is_missing(folder):
     page = results["page"](results["read"](folder), [])
     assert "--seeds 7-9 --device cuda --precision float32`: 0.80, 1.50, 1.00." in page
@@ -310,7 +317,7 @@ def test_the_readme_shows_the_papers_rows_in_its_place(folder):
     assert made.startswith("above\n")
     assert made.endswith("\nbelow\n")
     assert "old" not in made
-    assert "| `mnist-100` | 100 | 3 | 1.10 ± 0.36 | 1.06 ± 0.37 |" in made
+    assert "| `mnist-100` | 100 | 3 | 1.10 ± 0.36 | 1.06 ± 0.37 | not measured | 1.7 |" in made
     assert "digits-50" not in made
     assert results["in_readme"](made, rows) == made
     with pytest.raises(ValueError, match="no place for the table"):
