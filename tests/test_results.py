@@ -120,6 +120,10 @@ def test_the_text_tells_what_another_start_does(labels, text):
             "mnist-50-best",
             "`mnist-50-best` has {mean:.2f} % ({count} seeds), where the paper's layers have {usual:.2f}",
         ),
+        (
+            "mnist-all-best",
+            "`mnist-all-best` has {mean:.2f} % ({count} seeds), where the paper's layers have {usual:.2f}",
+        ),
         ("mnist-100-300-epochs", "In 300 epochs the paper's layers have {mean:.2f} % with 100 labels"),
     ],
 )
