@@ -108,6 +108,20 @@ def test_the_text_tells_what_another_start_does(labels, text):
     assert text.format(start, draw) in " ".join(results["CHOICE"].split())
 
 
+def test_the_text_tells_the_starts_of_wide_layers_as_they_are():
+    wide = "all layers of 1000"
+    starts = (wide, f"{wide} + another start", f"{wide} + a third start")
+    trials = results["read_trials"](ROOT / "results/beyond.jsonl")
+    kept = [line for line in trials if (line["labels"], line["epochs"]) == (20, 10)]
+    lines = {(line["trial"], line["seed"]): line for line in kept}
+    first, second = ([lines[start, seed] for start in starts] for seed in (104, 105))
+    text = "three starts have {:.2f}, {:.2f} and {:.2f} % with one draw, {:.2f}, {:.2f} and {:.2f} with the other"
+    choice = " ".join(results["CHOICE"].split())
+    assert text.format(*(line["error"] for line in first + second)) in choice
+    for _, one, other in (first, second):
+        assert (one["cost"] > other["cost"]) == (one["error"] > other["error"])
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

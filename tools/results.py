@@ -79,6 +79,9 @@ Why `mnist-*-best` are what they are, and what they are not:
 - The draw of the labels is the larger part of that spread with 50 labels, and not with 20: in 10 epochs another start
   with the same labels (`another start`) changes the error of the paper's layers by 0.19 on average (three seeds), where
   two of those seeds differ by 0.71, and by 2.24 with 20 labels (four seeds), where they differ by 2.92.
+- Of the two draws of 20 labels that are worst for wide layers, one is good with another start: three starts have 22.89,
+  10.30 and 2.65 % with one draw, 11.45, 12.13 and 11.07 with the other. Of the last two starts of each, which have
+  their cost on record, the one with the lower cost has fewer errors; two pairs do not tell whether that is a rule.
 """
 
 
