@@ -45,3 +45,21 @@ class TestBeyond:
         with pytest.raises(OSError, match="too large"):
             self.beyond["write"]("cosine", [3, 4], {**found, "machine": "x" * 20_000}, chosen)
         assert chosen.out.read_bytes() == before
+
+
+class TestStarts:
+    starts = runpy.run_path(str(FOLDER / "starts.py"))
+
+    def test_of_each_draw_the_start_with_the_lowest_cost_is_taken(self):
+        errors_and_costs = {100: [(1.0, 7), (3.0, 6), (8.0, 9)], 101: [(2.0, 5), (4.0, 8), (9.0, 6)]}
+        same = {"20": 1, "50": 1, "100": 1}
+        lines = [
+            {"labels": 10, "draw": draw, "error": error, "costs": {**same, "10": 8 - number, "150": cost}}
+            for draw, starts in errors_and_costs.items()
+            for number, (error, cost) in enumerate(starts)
+        ]
+        others = [{**line, "labels": 20, "error": 50.0} for line in lines]
+        found = self.starts["summary"](lines + others, 10)
+        assert found["draws"] == 2
+        assert (found["all"], found["least"]) == (4.5, 1.5)
+        assert (found["epoch 10"], found["epoch 150"]) == (8.5, 2.5)

@@ -104,22 +104,42 @@ def test_the_text_tells_what_another_start_does(labels, text):
     other, usual = beside_the_usual("another start", labels)
     start = np.mean(np.abs(usual - other))
     draw = np.mean([abs(a - b) for a, b in itertools.combinations(usual, 2)])
-    text %= {3: "three", 4: "four"}[len(other)]
+    text %= {3: "three", 6: "six"}[len(other)]
     assert text.format(start, draw) in " ".join(results["CHOICE"].split())
 
 
-def test_the_text_tells_the_starts_of_wide_layers_as_they_are():
-    wide = "all layers of 1000"
-    starts = (wide, f"{wide} + another start", f"{wide} + a third start")
+def starts_of(layers, labels_of):
+    """The three starts of a trial with 20 labels and 10 epochs that have the labels of a seed."""
     trials = results["read_trials"](ROOT / "results/beyond.jsonl")
-    kept = [line for line in trials if (line["labels"], line["epochs"]) == (20, 10)]
-    lines = {(line["trial"], line["seed"]): line for line in kept}
-    first, second = ([lines[start, seed] for start in starts] for seed in (104, 105))
-    text = "three starts have {:.2f}, {:.2f} and {:.2f} % with one draw, {:.2f}, {:.2f} and {:.2f} with the other"
+    kept = [line for line in trials if (line["labels"], line["epochs"], line["seed"]) == (20, 10, labels_of)]
+    lines = {line["trial"]: line for line in kept}
+    names = [" + ".join(filter(None, (layers, start))) for start in ("", "another start", "a third start")]
+    return [lines[name or "reference"] for name in names]
+
+
+def test_the_text_tells_the_starts_with_20_labels_as_they_are():
     choice = " ".join(results["CHOICE"].split())
-    assert text.format(*(line["error"] for line in first + second)) in choice
-    for _, one, other in (first, second):
+    wide, usual = ([starts_of(layers, seed) for seed in (104, 105)] for layers in ("all layers of 1000", ""))
+    text = "three starts have {:.2f}, {:.2f} and {:.2f} % with one draw, {:.2f}, {:.2f} and {:.2f} with the other"
+    assert text.format(*(line["error"] for starts in wide for line in starts)) in choice
+    for _, one, other in wide:
         assert (one["cost"] > other["cost"]) == (one["error"] > other["error"])
+    for _, one, other in usual:
+        assert one["cost"] > other["cost"]
+        assert one["error"] < other["error"]
+    text = "({:.2f} % where the other has {:.2f}, {:.2f} where it has {:.2f})"
+    assert text.format(*(start["error"] for _, one, other in usual for start in (other, one))) in choice
+
+
+def test_the_text_tells_the_starts_on_digits_as_they_are():
+    starts = runpy.run_path(str(ROOT / "benchmarks/starts.py"))
+    lines = starts["read"](ROOT / "results/starts.jsonl")
+    ten, twenty = (starts["summary"](lines, labels) for labels in (10, 20))
+    assert (ten["draws"], twenty["draws"], len(lines)) == (8, 8, 2 * 8 * 5)
+    choice = " ".join(results["CHOICE"].split())
+    assert f"a start has {ten['all']:.2f} and {twenty['all']:.2f} % of the rows" in choice
+    assert f"with the lowest last cost {ten['epoch 150']:.2f} and {twenty['epoch 150']:.2f}" in choice
+    assert f"with the fewest errors {ten['least']:.2f} and {twenty['least']:.2f}" in choice
 
 
 @pytest.mark.parametrize(
