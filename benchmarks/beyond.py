@@ -15,7 +15,6 @@ and keeps each that helps with those before it.
 
 import argparse
 import functools
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from laddernet.networks import mlp
 from laddernet.noise import VirtualAdversarial
 from laddernet.recipes import RECIPES, Recipe
 from laddernet.reproduce import describe_machine, versions
-from laddernet.results_file import locked, write_text
+from laddernet.results_file import locked, read_lines, write_lines
 from laddernet.resume import Checkpoint
 from laddernet.together import Labeled, train_together
 from laddernet.training import TrainingConfig, train
@@ -237,10 +236,6 @@ def untaught(trial: str) -> str:
     return " + ".join(part for part in trial.split(" + ") if "student" not in TRIALS[part]) or "reference"
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def report(results: list[dict[str, Any]]) -> None:
     table = Table("labels", "epochs", "trial", "n", "mean", "std", "median", "each")
     groups: dict[tuple[int, int, str], list[float]] = {}
@@ -264,13 +259,13 @@ def report(results: list[dict[str, Any]]) -> None:
 def mean(trial: str, chosen: argparse.Namespace) -> float:
     """Of the chosen seeds' errors; infinite where one is missing."""
     key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
-    found = {line["seed"]: line["error"] for line in read(chosen.out) if key.items() <= line.items()}
+    found = {line["seed"]: line["error"] for line in read_lines(chosen.out) if key.items() <= line.items()}
     return statistics.fmean(found.get(seed, math.inf) for seed in chosen.seeds)
 
 
 def missing(trial: str, seeds: Sequence[int], chosen: argparse.Namespace) -> list[int]:
     key = {"labels": chosen.labels, "epochs": chosen.epochs, "trial": trial}
-    done = {line["seed"] for line in read(chosen.out) if key.items() <= line.items()}
+    done = {line["seed"] for line in read_lines(chosen.out) if key.items() <= line.items()}
     return [seed for seed in seeds if seed not in done]
 
 
@@ -295,8 +290,7 @@ def write(trial: str, seeds: list[int], found: dict[str, Any], chosen: argparse.
         left = missing(trial, seeds, chosen)
         each = zip(seeds, found["errors"], found["costs"], strict=True)
         new = [{"seed": seed, "error": error, "cost": cost} for seed, error, cost in each if seed in left]
-        lines = [*read(chosen.out), *[{**key, **result, **others} for result in new]]
-        write_text(chosen.out, "".join(json.dumps(line) + "\n" for line in lines))
+        write_lines(chosen.out, [*read_lines(chosen.out), *[{**key, **result, **others} for result in new]])
     for result in new:
         print(trial, *result.values(), f"{found['seconds']} s", flush=True)
 
@@ -331,7 +325,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     chosen = parser.parse_args()
     if chosen.report:
-        report(read(chosen.out))
+        report(read_lines(chosen.out))
         return
     if chosen.combine:
         combine(chosen)

@@ -36,6 +36,7 @@ from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
 from laddernet import LadderClassifier
 from laddernet.data import hide_labels, load
+from laddernet.results_file import read_lines
 from laddernet.scaling import Scaling
 
 Split = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
@@ -141,7 +142,7 @@ def run(trial: Trial, validation: bool, settings: dict[str, Any]) -> dict[str, A
 
 def run_all(trials: list[Trial], out: Path, *, validation: bool, settings: dict[str, Any], workers: int) -> None:
     """Run what `out` does not hold yet, appending each result as it finishes."""
-    same = [entry for entry in read(out) if entry.get("settings", {}) == settings]
+    same = [entry for entry in read_lines(out) if entry.get("settings", {}) == settings]
     done = {Trial(**{name: entry[name] for name in Trial.__annotations__}) for entry in same}
     todo = [trial for trial in trials if trial not in done]
     if len(todo) < len(trials):
@@ -156,12 +157,6 @@ def run_all(trials: list[Trial], out: Path, *, validation: bool, settings: dict[
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             print(f"{number}/{len(todo)}", *entry.values(), flush=True)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def means(entries: list[dict[str, Any]]) -> dict[str, dict[tuple[str, int], NDArray[np.float64]]]:
@@ -256,7 +251,7 @@ def main() -> None:
     kind = "_validation" if arguments.validation else ""
     arguments.out = arguments.out or Path(f"results/small_tables{kind}.jsonl")
     if arguments.report:
-        report(read(arguments.out), Path("docs/tables.md"), Path("docs/tables.svg"))
+        report(read_lines(arguments.out), Path("docs/tables.md"), Path("docs/tables.svg"))
         return
     first = 100 if arguments.validation else 0
     trials = [

@@ -9,7 +9,6 @@ results/starts.jsonl, one line a training as it finishes; what is there already 
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from laddernet import LadderClassifier
 from laddernet.data import choose_labeled, load
 from laddernet.recipes import RECIPES
 from laddernet.reproduce import describe_machine, versions
-from laddernet.results_file import locked, write_text
+from laddernet.results_file import locked, read_lines, write_lines
 
 EPOCHS = (10, 20, 50, 100, 150)
 """Whose cost is kept; the learning rate falls from the 100th on."""
@@ -42,14 +41,10 @@ def one(labels: int, draw: int, start: int) -> dict[str, Any]:
     return {"error": error, "costs": costs, "machine": describe_machine(model.ladder_), "versions": versions()}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def add(path: Path, line: dict[str, Any]) -> None:
     """Write a line behind the others; the file is whole, or as it was."""
     with locked(path):
-        write_text(path, "".join(json.dumps(each) + "\n" for each in [*read(path), line]))
+        write_lines(path, [*read_lines(path), line])
 
 
 def summary(lines: list[dict[str, Any]], labels: int) -> dict[str, float]:
@@ -90,14 +85,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/starts.jsonl"))
     parser.add_argument("--report", action="store_true")
     chosen = parser.parse_args()
-    done = {(line["labels"], line["draw"], line["start"]) for line in read(chosen.out)}
+    done = {(line["labels"], line["draw"], line["start"]) for line in read_lines(chosen.out)}
     for labels in [] if chosen.report else chosen.labels:
         for draw in range(FIRST_DRAW, FIRST_DRAW + chosen.draws):
             for start in range(chosen.starts):
                 if (labels, draw, start) not in done:
                     key = {"labels": labels, "draw": draw, "start": start}
                     add(chosen.out, {**key, **one(labels, draw, start)})
-    report(read(chosen.out))
+    report(read_lines(chosen.out))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class TestBeyond:
         found = {"errors": [1.5, 1.6], "costs": [6.1, 6.2], "seconds": 1.0, "machine": "some processor"}
         self.beyond["write"]("reference", [3, 4], found, chosen)
         self.beyond["write"]("reference", [4, 5], found, chosen)
-        lines = self.beyond["read"](chosen.out)
+        lines = self.beyond["read_lines"](chosen.out)
         assert [(line["seed"], line["error"], line["cost"]) for line in lines] == [
             (3, 1.5, 6.1),
             (4, 1.6, 6.2),

@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 def test_the_page_and_the_readme_agree_with_the_files():
     rows = results["read"](ROOT / "results")
-    trials = results["read_trials"](ROOT / "results/beyond.jsonl")
+    trials = results["read_lines"](ROOT / "results/beyond.jsonl")
     assert rows
     assert trials
     again = "results/ says otherwise: make results"
@@ -60,15 +60,23 @@ def test_the_page_and_the_readme_agree_with_the_files():
 )
 def test_the_text_tells_the_trials_as_they_are(labels, epochs, trial):
     key = {"labels": labels, "epochs": epochs, "trial": trial}
-    trials = results["read_trials"](ROOT / "results/beyond.jsonl")
+    trials = results["read_lines"](ROOT / "results/beyond.jsonl")
     (line,) = (line for line in trials if key.items() <= line.items())  # one seed
     assert f"{line['error']:.2f}" in results["CHOICE"]
+
+
+def test_the_text_tells_the_trials_precision_as_it_is():
+    trials = results["read_lines"](ROOT / "results/beyond.jsonl")
+    others = [line["trial"] for line in trials if line["precision"] != "bfloat16"]
+    assert "bfloat16 but for four seeds of other starts" in results["past"](trials)
+    assert len(others) == 4
+    assert set(others) == {"another start", "a third start"}
 
 
 def beside_the_usual(trial, labels):
     """Errors on kept-out images in 10 epochs, of a trial and of the paper's settings, with the trial's seeds."""
     found = {trial: {}, "reference": {}}
-    for line in results["read_trials"](ROOT / "results/beyond.jsonl"):
+    for line in results["read_lines"](ROOT / "results/beyond.jsonl"):
         if (line["labels"], line["epochs"]) == (labels, 10) and line["trial"] in found:
             found[line["trial"]][line["seed"]] = line["error"]
     seeds = sorted(found[trial])
@@ -110,7 +118,7 @@ def test_the_text_tells_what_another_start_does(labels, text):
 
 def starts_of(layers, labels_of):
     """The three starts of a trial with 20 labels and 10 epochs that have the labels of a seed."""
-    trials = results["read_trials"](ROOT / "results/beyond.jsonl")
+    trials = results["read_lines"](ROOT / "results/beyond.jsonl")
     kept = [line for line in trials if (line["labels"], line["epochs"], line["seed"]) == (20, 10, labels_of)]
     lines = {line["trial"]: line for line in kept}
     names = [" + ".join(filter(None, (layers, start))) for start in ("", "another start", "a third start")]
@@ -133,7 +141,7 @@ def test_the_text_tells_the_starts_with_20_labels_as_they_are():
 
 def test_the_text_tells_the_starts_on_digits_as_they_are():
     starts = runpy.run_path(str(ROOT / "benchmarks/starts.py"))
-    lines = starts["read"](ROOT / "results/starts.jsonl")
+    lines = starts["read_lines"](ROOT / "results/starts.jsonl")
     ten, twenty = (starts["summary"](lines, labels) for labels in (10, 20))
     assert (ten["draws"], twenty["draws"], len(lines)) == (8, 8, 2 * 8 * 5)
     choice = " ".join(results["CHOICE"].split())

@@ -11,7 +11,7 @@ from filelock import FileLock
 from laddernet import results_file
 from laddernet.errors import RunError
 from laddernet.recipes import RECIPES
-from laddernet.results_file import add_results, read_results, settings_of, write_json
+from laddernet.results_file import add_results, read_lines, read_results, settings_of, write_json, write_lines
 
 RECIPE = replace(RECIPES["digits-50"], name="quick", max_epochs=2)
 
@@ -125,3 +125,11 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, full_disk):
         write_json(path, ["x" * 1_000_000])
     assert json.loads(path.read_text()) == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
+
+
+def test_lines_are_read_as_they_were_written(tmp_path):
+    path, lines = tmp_path / "folder/trials.jsonl", [{"error": 0.1, "machine": "é\n"}, {}]
+    assert read_lines(path) == []
+    write_lines(path, lines)
+    assert read_lines(path) == lines
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t
 
 from laddernet.recipes import RECIPES, Recipe
-from laddernet.results_file import read_results
+from laddernet.results_file import read_lines, read_results
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- made by make results -->", "<!-- end of what make results made -->"
@@ -81,9 +81,10 @@ Why `mnist-*-best` are what they are, and what they are not:
   (three seeds), where two of those seeds differ by 0.71, and by 2.26 with 20 labels (six seeds), where they differ by
   3.84. Of the two draws of 20 labels that are worst for wide layers, one is good with another start: three starts have
   22.89, 10.30 and 2.65 % with one draw, 11.45, 12.13 and 11.07 with the other.
-- The cost, which needs no labels, does not tell which of several starts to keep. Of the second and third start with
-  those two draws, the one with the lower last cost has fewer errors both times in wide layers, and more both times in
-  the paper's layers (12.29 % where the other has 3.58, 13.29 where it has 11.87). On digits, with eight draws of 10 and
+- The cost, which needs no labels, is no guide to which of several starts to keep, as far as it was tried. Of the second
+  and third start with those two draws, which have their cost on record, the one with the lower last cost has fewer
+  errors both times in wide layers, and more both times in the paper's layers (12.29 % where the other has 3.58, 13.29
+  where it has 11.87). On digits, with eight draws of 10 and
   of 20 labels and five starts each, a start has 20.05 and 10.37 % of the rows without a label wrong on average, that
   with the lowest last cost 19.99 and 11.21, and that with the fewest errors 17.64 and 8.59: `python
   benchmarks/starts.py`, results/starts.jsonl.
@@ -224,9 +225,9 @@ def past(trials: list[dict[str, Any]]) -> str:
 
 Every trial of `benchmarks/beyond.py`, which changes something of the paper's settings, by the error on 10,000 training
 images that were kept out; test images were not looked at. 50000 labels are all that are not kept out. A line is made
-again by `python benchmarks/beyond.py --labels L --epochs E --precision bfloat16 --seeds 100-109 --only "CHANGED"`;
-every seed is in results/beyond.jsonl. *Less* is the mean difference from the reference's error with the same seed,
-which chooses the labelled rows.
+again by `python benchmarks/beyond.py --labels L --epochs E --precision P --seeds 100-109 --only "CHANGED"`; every seed
+is in results/beyond.jsonl, with its precision, which is bfloat16 but for four seeds of other starts. *Less* is the mean
+difference from the reference's error with the same seed, which chooses the labelled rows.
 """
     errors: dict[tuple[int, int], dict[str, dict[int, float]]] = {}
     for line in trials:
@@ -377,13 +378,9 @@ def in_readme(text: str, rows: list[Row]) -> str:
     return f"{before}{BEGIN}\n\n{summary(rows)}\n{END}{after}"
 
 
-def read_trials(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def main() -> None:
     rows, readme = read(ROOT / "results"), ROOT / "README.md"
-    trials = read_trials(ROOT / "results/beyond.jsonl")
+    trials = read_lines(ROOT / "results/beyond.jsonl")
     (ROOT / "docs/results.md").write_text(page(rows, trials), encoding="utf-8")
     if figure := picture({row.recipe.name: row for row in rows}):
         save(figure, ROOT / "docs/ablations.svg")

@@ -111,6 +111,16 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return what a file has of one JSON object a line; nothing where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line; the file is complete, and on the disk, or as it was."""
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, which is complete, and on the disk, or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
